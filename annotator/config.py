@@ -1,0 +1,130 @@
+"""Dataclass <-> YAML <-> flags: one check by name and type for everything a user can set."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from annotator.errors import ConfigError
+
+Parameters = TypeVar("Parameters")
+MAX_PIXELS = 178_956_970
+"""Photos with more pixels are refused unless asked for: Pillow's own limit for decompression bombs, doubled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything `annotate run` can be told; `annotate run --config FILE` reads the same names from YAML.
+
+    The second group decides speed and limits only, never a label, and may change between resumes.
+    """
+
+    images: str | None = None
+    labeler: str = "dinoiser"
+    vocab: str | None = None
+    pack: str = "auto"
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    out: str | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    full_decode: bool = False
+
+    device: str = "auto"
+    batch_size: int = 8
+    workers: int | None = None
+    limit: int | None = None
+    max_failure_rate: float = 0.5
+    max_pixels: int = MAX_PIXELS
+    overwrite: bool = False
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("workers", 0), ("limit", 0), ("max_pixels", 1), ("max_failure_rate", 0)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"{name}: expected at least {low}, but got {value}")
+
+    @classmethod
+    def load(cls, path: str | Path | None, given: Mapping[str, Any]) -> RunConfig:
+        """Defaults, then the YAML file, then the flags that were given (those that are not None)."""
+        stated = {name: value for name, value in given.items() if value not in (None, {})}
+        return parameters_from(cls, {**(read_yaml(path) if path else {}), **stated}, str(path or "annotate run"))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds names and values."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content or {}, dict):
+        raise ConfigError(f"{path}: expected `name: value` lines, but found {type(content).__name__}")
+    return content or {}
+
+
+def parameters_from(kind: type[Parameters], given: Mapping[str, Any], owner: str) -> Parameters:
+    """Builds the dataclass `kind` from values by name; a wrong name or type is a one-line error.
+
+    owner: whose parameters these are, for the message ("labeler dinoiser").
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in given:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{owner} has no setting {name!r} (it has {', '.join(fields) or 'none'}){hint}")
+    values = {name: _convert(value, hints[name], f"{owner}: {name}") for name, value in given.items()}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{owner}: {', '.join(missing)} must be set")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{owner}: {error}") from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`name=value` of the command line; the value is read as YAML (0.3, true, none, [1, 2])."""
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise ConfigError(f"expected NAME=VALUE, but got {text!r}")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name.strip(), value
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: expected one of {', '.join(map(str, arguments))}, but got {value!r}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(argument for argument in arguments if argument is not type(None)), where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, but got {value!r}")
+        return tuple(_convert(item, arguments[0], where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kind = origin or kind  # dict[str, str] -> dict
+    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ConfigError(f"{where}: expected {kind.__name__}, but got {value!r}")
+    return value

@@ -1,0 +1,203 @@
+"""What the command line prints: progress, tables, summaries. No decision is made here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from annotator.run import ImageRecord, RunReader
+
+if TYPE_CHECKING:
+    from annotator.pipeline import Estimate, Job, Outcome
+    from annotator.summary import RunSummary
+    from exporters.base import ExportSummary
+
+CLASSES_SHOWN = 30
+FAILURES_SHOWN = 10
+LOG_SECONDS = 30.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def status(message: str) -> None:
+    err.print(escape(message))
+
+
+def announce(job: Job, quiet: bool) -> None:
+    """What is about to happen, and loudly so when the weights are not what one would want."""
+    if job.networks.untrained:
+        err.print("\n[bold red]UNTRAINED WEIGHTS: the masks will be meaningless, only the machinery is real.[/]\n")
+    if quiet:
+        return
+    classes = f"{len(job.vocabulary.classes)} classes" if job.vocabulary else "open labels"
+    networks = job.networks
+    err.print(
+        f"{escape(job.config.labeler)} · pack {escape(networks.pack)} · {classes} · "
+        f"{networks.device} {networks.precision} · {escape(str(job.source))} → {escape(str(job.directory))}"
+    )
+
+
+@contextmanager
+def progress(job: Job, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
+    """A bar with rate, time left and failures; a line every half minute where there is no terminal."""
+    from annotator.run import RunWriter
+
+    if quiet:
+        yield lambda record: None
+        return
+    finished = 0 if job.config.overwrite else len(RunWriter.finished_paths(job.directory))
+    total = sum(1 for _ in job.source)
+    goal = min(total, finished + job.config.limit) if job.config.limit is not None else total
+    if finished:
+        err.print(f"resuming: {finished:,} of {total:,} photos are finished")
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failures]}"),
+    )
+    begun = logged = time.monotonic()
+    done = failed = 0
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=goal, completed=finished, rate="", failures="")
+
+        def report(record: ImageRecord) -> None:
+            nonlocal done, failed, logged
+            done += 1
+            failed += record.status == "failed"
+            rate = done / (time.monotonic() - begun)
+            failures = f"[red]{failed} failed[/]" if failed else ""
+            bar.update(task, advance=1, rate=f"{rate:.2f}/s", failures=failures)
+            if not err.is_terminal and time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                left = (goal - finished - done) / rate
+                err.print(f"{finished + done:,}/{goal:,} photos, {rate:.2f}/s, {duration(left)} left, {failed} failed")
+
+        yield report
+
+
+def print_outcome(outcome: Outcome, quiet: bool) -> None:
+    if outcome.state == "interrupted":
+        err.print("[yellow]stopped; everything labelled so far is safe, the same command goes on[/]")
+    if quiet:
+        return
+    print_summary(outcome.summary)
+    rate = outcome.labelled / outcome.seconds if outcome.seconds else 0.0
+    out.print(
+        f"{outcome.labelled:,} photos in {duration(outcome.seconds)}, {rate:.2f} photos/s "
+        f"→ {escape(str(outcome.directory))}"
+    )
+    if outcome.state == "complete" and outcome.summary.ok:
+        out.print(f"next: annotate export {escape(str(outcome.directory))} --format coco --out labels.json")
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Counts, classes by pixel share, failures by reason."""
+    if summary.classes:
+        table = Table("class", "photos", "pixels", box=None, pad_edge=False, header_style="bold")
+        table.columns[1].justify = table.columns[2].justify = "right"
+        for name, pixels in summary.classes.most_common(CLASSES_SHOWN):
+            table.add_row(Text(name), f"{summary.photos_with[name]:,}", f"{pixels / summary.pixels:.1%}")
+        nothing = summary.pixels - summary.classes.total()
+        if nothing:
+            table.add_row("[dim]nothing[/]", "", f"[dim]{nothing / summary.pixels:.1%}[/]")
+        out.print(table)
+        if len(summary.classes) > CLASSES_SHOWN:
+            out.print(f"… and {len(summary.classes) - CLASSES_SHOWN} more classes")
+    out.print(f"{summary.ok:,} photos labelled" + (f", [red]{summary.failed:,} failed[/]" if summary.failed else ""))
+    for reason, count in summary.failures.most_common(FAILURES_SHOWN):
+        out.print(f"  [red]{count:,} ×[/] {escape(reason)}")
+
+
+def print_status(run: RunReader, failures: bool) -> None:
+    from annotator.summary import summarise
+
+    manifest = run.manifest
+    out.print(
+        f"{escape(str(run.directory))}: {escape(manifest.labeler)}, pack {escape(str(manifest.pack.get('name', '?')))}"
+    )
+    out.print(f"photos of {escape(manifest.image_root)}, last writer left it {manifest.state}")
+    print_summary(summarise(run.directory))
+    if failures:
+        for record in run.failures():
+            out.print(f"{escape(repr(record.path))}: {escape(record.error)}")
+
+
+def print_estimate(job: Job, estimate: Estimate) -> None:
+    todo = max(estimate.photos - estimate.finished, 0)
+    if job.config.limit is not None:
+        todo = min(todo, job.config.limit)
+    out.print(
+        f"would label {todo:,} of {estimate.photos:,} photos ({estimate.finished:,} are finished) "
+        f"into {escape(str(job.directory))}"
+    )
+    for name, value in job.manifest.config["settings"].items():
+        out.print(f"  {name}: {value}")
+    if estimate.seconds_per_photo is None:
+        out.print("no time can be told: no photo of the sample could be labelled")
+    else:
+        seconds = duration(todo * estimate.seconds_per_photo)
+        out.print(
+            f"about {seconds}, at {estimate.seconds_per_photo:.2f} s a photo ({estimate.sample} tried); "
+            "nothing was written"
+        )
+
+
+def print_labelers(name: str | None) -> None:
+    from labelers import base
+
+    if name is not None:
+        spec = base.find(name).spec
+        out.print(f"{escape(spec.name)}: {escape(spec.paper)}; networks: {', '.join(spec.roles) or 'none'}")
+        out.print(escape(base.parameters_text(name).rstrip() or "its settings are in its own package"))
+        out.print(f"\nset one: annotate run --labeler {escape(name)} --set NAME=VALUE")
+        return
+    table = Table("labeler", "needs", "networks", "paper", box=None, pad_edge=False, header_style="bold")
+    for each in base.available():
+        spec = base.find(each).spec
+        needs = "class names" if spec.needs_vocabulary else "nothing"
+        table.add_row(
+            spec.name, needs + (" with background" if spec.needs_background else ""), ", ".join(spec.roles), spec.paper
+        )
+    out.print(table)
+
+
+def print_formats() -> None:
+    from dataclasses import MISSING, fields
+
+    from exporters import base
+
+    for name in base.available():
+        registration = base.find(name)
+        out.print(f"[bold]{escape(name)}[/]  {escape(registration.description)}")
+        for option in fields(registration.options):
+            default = "required" if option.default is MISSING else option.default
+            out.print(f"    {option.name}: {escape(str(option.type))} = {escape(str(default))}")
+
+
+def print_export(summary: ExportSummary) -> None:
+    out.print(f"{summary.images:,} photos, {summary.annotations:,} annotations → {escape(str(summary.out))}")
+    for note in summary.notes:
+        out.print(f"  note: {escape(note)}")
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1 h 2 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours / 24:.1f} days"

@@ -1,0 +1,60 @@
+"""A process that decodes photos for another one, over its standard input and output.
+
+A request is a pickled (path, working_side, max_pixels); the answer a pickled photo without its pixels, or a
+reason, and then the pixels raw. End of input ends the process, so workers never outlive the program they
+serve, however that ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import sys
+from typing import BinaryIO
+
+import numpy as np
+
+from annotator.errors import ImageError
+from annotator.images import Photo, decode
+
+NO_PIXELS = np.zeros((0, 0, 3), dtype=np.uint8)
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    while True:
+        try:
+            path, working_side, max_pixels = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            photo = decode(path, working_side=working_side, max_pixels=max_pixels)
+        except ImageError as error:
+            pickle.dump(str(error), answers)
+        else:
+            pixels = np.ascontiguousarray(photo.pixels)
+            pickle.dump((dataclasses.replace(photo, pixels=NO_PIXELS), pixels.shape), answers)
+            answers.write(pixels.data)
+        answers.flush()
+
+
+def receive(answers: BinaryIO) -> Photo:
+    """Reads one answer; raises ImageError where it is a reason, EOFError where the process is gone."""
+    answer = pickle.load(answers)
+    if isinstance(answer, str):
+        raise ImageError(answer)
+    photo, shape = answer
+    pixels = np.empty(shape, dtype=np.uint8)
+    view = memoryview(pixels).cast("B")
+    while len(view):
+        if not (read := answers.readinto(view)):  # type: ignore[attr-defined]
+            raise EOFError
+        view = view[read:]
+    return dataclasses.replace(photo, pixels=pixels)
+
+
+def main() -> None:
+    """Keeps the real standard output for answers; whatever a decoder prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers)

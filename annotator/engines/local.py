@@ -1,0 +1,95 @@
+"""The local engine: this process labels, worker processes decode, a thread encodes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from annotator.engines.decoding import Decoded, DecodePool
+from annotator.errors import ImageError
+from annotator.images import ImageRef, Photo
+from annotator.prediction import Prediction
+from annotator.run import ImageRecord
+
+if TYPE_CHECKING:
+    from labelers.base import Labeler
+
+
+def execute(
+    refs: Iterable[ImageRef],
+    labeler: Labeler,
+    pool: DecodePool,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[ImageRecord]:
+    """decode -> label -> encode; one record per photo in the order of `refs`.
+
+    While one batch is labelled, the next is being decoded and the last is being encoded; nothing else is held.
+    `should_stop` is asked before each batch.
+    """
+    decoded = pool.decode(refs)
+    encoding: deque[Future[ImageRecord]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+        while not should_stop() and (batch := list(islice(decoded, batch_size))):
+            labelled = _label(batch, labeler)
+            while encoding:
+                yield encoding.popleft().result()
+            encoding.extend(encoder.submit(_record, *one) for one in labelled)
+        while encoding:
+            yield encoding.popleft().result()
+
+
+Labelled = tuple[ImageRef, Photo | None, Prediction | Exception, float]
+
+
+def _label(batch: list[Decoded], labeler: Labeler) -> list[Labelled]:
+    """Each photo of the batch with its prediction, or with what went wrong, and its share of the time."""
+    photos = [photo for _, photo in batch if isinstance(photo, Photo)]
+    begun = time.perf_counter()
+    try:
+        answers: list[Prediction | Exception] = [*_ask(photos, labeler)] if photos else []
+    except Exception:  # one photo must cost itself only: find out which it was
+        answers = [_ask_alone(photo, labeler) for photo in photos]
+    seconds = (time.perf_counter() - begun) / max(len(photos), 1)
+    remaining = iter(answers)
+    return [
+        (ref, photo, next(remaining), seconds) if isinstance(photo, Photo) else (ref, None, photo, 0.0)
+        for ref, photo in batch
+    ]
+
+
+def _ask(photos: list[Photo], labeler: Labeler) -> list[Prediction]:
+    sizes = [(photo.height, photo.width) for photo in photos]
+    predictions = labeler.label([photo.pixels for photo in photos], sizes)
+    found = [prediction.size for prediction in predictions]
+    if found != sizes:
+        raise ValueError(f"Expected predictions of sizes {sizes}, but the labeler gave {found}")
+    return predictions
+
+
+def _ask_alone(photo: Photo, labeler: Labeler) -> Prediction | Exception:
+    try:
+        return _ask([photo], labeler)[0]
+    except Exception as error:
+        return error
+
+
+def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, seconds: float) -> ImageRecord:
+    if photo is None:
+        return ImageRecord(ref.path, "failed", error=str(answer))
+    facts = {
+        "bytes": photo.bytes,
+        "mtime": photo.mtime,
+        "width": photo.width,
+        "height": photo.height,
+        "orientation": photo.orientation,
+        "seconds": seconds,
+    }
+    if isinstance(answer, Prediction):
+        return ImageRecord(ref.path, "ok", **facts, segments=tuple(answer.segments()))
+    reason = str(answer) if isinstance(answer, ImageError) else f"labelling failed: {type(answer).__name__}: {answer}"
+    return ImageRecord(ref.path, "failed", **facts, error=" ".join(reason.split())[:500])

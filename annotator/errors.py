@@ -1,0 +1,27 @@
+"""The one error tree. A message is one line: what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+
+class AnnotatorError(Exception):
+    """Something the user can mend; the command line prints it as one line, without a traceback."""
+
+
+class ConfigError(AnnotatorError):
+    """A flag, a parameter or a configuration file is wrong."""
+
+
+class VocabularyError(ConfigError):
+    """A class list is wrong; the message starts with `file:line`."""
+
+
+class ImageError(AnnotatorError):
+    """One photo cannot be used. It costs itself only: the run records it as failed."""
+
+
+class WeightsError(AnnotatorError):
+    """Weights are missing, damaged, unsafe or of the wrong shape."""
+
+
+class RunError(AnnotatorError):
+    """A run directory cannot be read, written or resumed."""

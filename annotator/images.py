@@ -1,0 +1,287 @@
+"""Finds photos: what a user names (folder, glob, list file, file, paths) -> `ImageRef`s in a fixed order.
+
+Folders are walked as they are read: memory holds the names of the folders between the root and the current
+one, never those of the whole tree. Names are plain strings here: a `Path` per name would cost more than the
+walk itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import has_magic
+from pathlib import Path
+
+from annotator.decode import HEAD_BYTES, MAX_PIXELS, Photo, decode, image_format, open_regular, storable
+from annotator.errors import ConfigError, ImageError
+
+__all__ = ["MAX_PIXELS", "ImageRef", "ImageSource", "Photo", "decode", "open_source"]
+
+IMAGE_NAME = re.compile(
+    r"\.(jpe?g|jpe|jfif|mpo|a?png|gif|webp|tiff?|bmp|dib|avif|hei[cf]|hif|jp[2xf]|j2[kc]|jpc|p[pgbn]m)\Z", re.IGNORECASE
+)
+"""Files with such names are taken unopened, so that a damaged photo is reported and not passed over."""
+
+RAW_NAME = re.compile(r"\.(3fr|arw|cr2|dcr|dng|erf|fff|iiq|kdc|mos|nef|nrw|pef|rwl|sr[2fw])\Z", re.IGNORECASE)
+"""Camera raw files begin like a TIFF, but what lies first in them is a thumbnail: passed over."""
+
+Pattern = tuple[str, ...]
+"""Parts of a glob; `**` is any number of folders."""
+EVERYTHING: Pattern = ("**",)
+
+Identity = tuple[int, int]
+"""(st_dev, st_ino): the same for all names of one folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """A photo that was found.
+
+    path: relative to `root`, POSIX, always valid UTF-8.
+    name_on_disk: what the file system calls it, where that is not valid UTF-8 and so differs from `path`;
+        `decode` refuses such a file, as no label file could name it.
+    """
+
+    root: Path
+    path: str
+    name_on_disk: str | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.root / (self.name_on_disk or self.path)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """What the user named. Iterating gives each photo once, in strictly increasing order of `path`.
+
+    A tree is searched anew by each iteration. Hidden names (leading dot) are passed over, links are
+    followed, and only regular files are given: those named like an image, and of the others those that
+    begin like one. A folder that cannot be read comes up as a ref `folder/`, which `decode` refuses.
+
+    refs: the photos themselves, where they were named one by one; these are given whatever they are.
+    """
+
+    root: Path
+    pattern: Pattern = EVERYTHING
+    refs: tuple[ImageRef, ...] | None = None
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        return _walk(self.root, self.pattern) if self.refs is None else iter(self.refs)
+
+
+def open_source(images: str | Path | Sequence[str | Path]) -> ImageSource:
+    """Resolves a folder, a glob, a list file (`.txt`: a path per line, relative to its folder or absolute),
+    one file, or a sequence of files. Raises `ConfigError` where there is no photo."""
+    try:
+        if isinstance(images, str | os.PathLike):
+            source = _resolve(os.fspath(images))
+        else:
+            source = _from_files(images, Path.cwd())
+    except OSError as error:
+        raise ConfigError(f"{images}: cannot read it: {(error.strerror or '').lower()}") from None
+    if str(source.root) != storable(str(source.root)):
+        raise ConfigError(f"{storable(str(source.root))}: the folder's name is not valid UTF-8; rename it")
+    if next(iter(source), None) is None:
+        raise ConfigError(f"{images}: expected photos, but found none")
+    return source
+
+
+def _resolve(text: str) -> ImageSource:
+    place = Path(text)
+    if not text:
+        raise ConfigError("expected a folder, a glob, a .txt list or an image, but got an empty name")
+    if place.is_dir():
+        return ImageSource(place.resolve())
+    if place.is_file() and place.suffix.lower() == ".txt":
+        return _from_list(place.absolute())
+    if place.exists() or place.is_symlink():
+        return _from_files([place], Path.cwd())
+    if has_magic(text):
+        return _from_glob(text)
+    raise ConfigError(f"{text}: expected a folder, a glob, a .txt list or an image, but there is nothing of that name")
+
+
+def _from_list(file: Path) -> ImageSource:
+    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    return _from_files([line for line in lines if line.strip()], file.parent)
+
+
+def _from_glob(text: str) -> ImageSource:
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    fixed = next(index for index, part in enumerate(parts) if has_magic(part))
+    root = Path("/" if text.startswith("/") else "", *parts[:fixed]).resolve()
+    if not root.is_dir():
+        raise ConfigError(f"{text}: expected photos below {root}, but there is no such folder")
+    return ImageSource(root, tuple(parts[fixed:]))
+
+
+def _from_files(files: Iterable[str | Path], base: Path) -> ImageSource:
+    """Paths relative to `base` or absolute; the root is the folder that all of them share."""
+    paths = sorted({os.path.normpath(base / file) for file in files})
+    root = os.path.commonpath([os.path.split(path)[0] for path in paths]) if paths else os.fspath(base)
+    below = len(root.rstrip("/")) + 1
+    refs: dict[str, ImageRef] = {}
+    for path in paths:
+        ref = _ref(Path(root), storable(path[below:]), path[below:])
+        refs.setdefault(ref.path, ref)
+    return ImageSource(Path(root), refs=tuple(refs[path] for path in sorted(refs)))
+
+
+def _ref(root: Path, path: str, on_disk: str) -> ImageRef:
+    return ImageRef(root, path, None if path == on_disk else on_disk)
+
+
+@dataclass
+class _Level:
+    """A folder that a walk is in. `path` and `on_disk` are "" or end with a slash.
+
+    names: what is left to visit, sorted; names of folders end with a slash, for so they stand in paths.
+    odd: name -> name on disk, where they differ.
+    """
+
+    path: str
+    on_disk: str
+    identity: Identity
+    through_link: bool
+    patterns: frozenset[Pattern]
+    names: Iterator[str]
+    odd: dict[str, str]
+
+
+def _walk(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
+    """Depth first with a stack of its own: a tree may be deeper than Python's recursion."""
+    base = f"{root}/"
+    linked: set[Identity] = set()
+    levels: list[_Level] = []
+    try:
+        _enter(base, "", "", frozenset(_alternatives(pattern)), levels, linked)
+    except OSError as error:
+        raise ConfigError(f"{root}: cannot read the folder: {(error.strerror or '').lower()}") from None
+    while levels:
+        level = levels[-1]
+        if (name := next(level.names, None)) is None:
+            levels.pop()
+            continue
+        name_on_disk = level.odd.get(name, name)
+        path, on_disk = level.path + name, level.on_disk + name_on_disk
+        if not name.endswith("/"):
+            if _is_image(base + on_disk):
+                yield _ref(root, path, on_disk)
+            continue
+        try:
+            _enter(base, path, on_disk, _below(level.patterns, name_on_disk[:-1]), levels, linked)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it vanished since its parent was read
+        except OSError:
+            yield _ref(root, path, on_disk)
+
+
+def _enter(
+    base: str, path: str, on_disk: str, patterns: frozenset[Pattern], levels: list[_Level], linked: set[Identity]
+) -> None:
+    """Puts a folder on the stack, unless it is there already (a link led back to it).
+
+    Folders full of links to each other would make paths without end, so below a link, other links are
+    followed only to folders that no link has led to yet (`linked`).
+    """
+    folder = Path(base + on_disk)
+    status = folder.stat()
+    identity = status.st_dev, status.st_ino
+    if any(identity == level.identity for level in levels):
+        return
+    is_link = bool(levels) and folder.is_symlink()
+    below_link = bool(levels) and levels[-1].through_link
+    if is_link:
+        if below_link and identity in linked:
+            return
+        linked.add(identity)
+    names, odd = _list(folder, patterns)
+    levels.append(_Level(path, on_disk, identity, is_link or below_link, patterns, iter(names), odd))
+
+
+def _list(folder: Path, patterns: frozenset[Pattern]) -> tuple[list[str], dict[str, str]]:
+    """Names in a folder that may be or hold photos, as `_Level` wants them: sorted names, odd names."""
+    names: list[str] = []
+    odd: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_folder(entry):
+                if not _below(patterns, entry.name):
+                    continue
+                name = entry.name + "/"
+            elif _selects(patterns, entry.name) and _is_file(entry):
+                name = entry.name
+            else:
+                continue
+            if name.isascii() or (shown := storable(name)) == name:
+                names.append(name)
+            else:
+                odd[shown] = min(name, odd.get(shown, name))
+    if odd:
+        for name in odd.keys() & set(names):  # a valid name that looks like the shown form of an odd one
+            del odd[name]
+        names += odd
+    names.sort()
+    return names, odd
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A regular file, or a link that leads nowhere but is named like an image."""
+    try:
+        if entry.is_file():
+            return True
+        broken = entry.is_symlink() and not Path(entry.path).exists()
+    except OSError:
+        broken = True
+    return broken and IMAGE_NAME.search(entry.name) is not None
+
+
+def _is_image(file: str) -> bool:
+    if IMAGE_NAME.search(file):
+        return True
+    if RAW_NAME.search(file):
+        return False
+    try:
+        with open_regular(file) as content:
+            return image_format(content.read(HEAD_BYTES)) is not None
+    except (OSError, ImageError):
+        return False
+
+
+def _alternatives(pattern: Pattern) -> Iterator[Pattern]:
+    """The pattern itself and, as `**` may stand for no folder, what follows its leading `**`."""
+    yield pattern
+    if pattern[0] == "**" and len(pattern) > 1:
+        yield from _alternatives(pattern[1:])
+
+
+def _below(patterns: frozenset[Pattern], folder: str) -> frozenset[Pattern]:
+    """What must match inside this folder; empty where nothing can."""
+    found: set[Pattern] = set()
+    for pattern in patterns:
+        if pattern[0] == "**":
+            if not folder.startswith("."):
+                found.update(_alternatives(pattern))
+        elif len(pattern) > 1 and _fits(folder, pattern[0]):
+            found.update(_alternatives(pattern[1:]))
+    return frozenset(found)
+
+
+def _selects(patterns: frozenset[Pattern], file: str) -> bool:
+    return any(len(pattern) == 1 and _fits(file, pattern[0]) for pattern in patterns)
+
+
+def _fits(name: str, part: str) -> bool:
+    """As the shell does it: hidden names only where the pattern itself begins with a dot."""
+    return fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))

@@ -1,0 +1,72 @@
+"""Where networks run, and how precisely: `auto` made concrete, and what the machine cannot do refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from annotator.errors import ConfigError
+
+Precision = Literal["fp32", "bf16"]
+
+WINDOWS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}
+CROPS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
+MOST_DECODERS = 8
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> cuda, mps or cpu; any other name as it is, if this machine has it."""
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    known = ["cpu", *(["mps"] if mps else [])]
+    if torch.cuda.is_available():
+        known += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in known:
+        raise ConfigError(f"--device {name}: expected auto or one that this machine has ({', '.join(known)})")
+    return name
+
+
+def resolve_precision(name: str, device: str) -> Precision:
+    """`auto` -> bf16 on GPUs that have it, fp32 elsewhere; bf16 itself only where the hardware has it."""
+    if name == "bf16" and not has_bf16(device):
+        raise ConfigError(f"--precision bf16: {device} computes it by emulation, slower than fp32; leave it at auto")
+    if name == "auto":
+        return "bf16" if kind_of(device) == "cuda" and has_bf16(device) else "fp32"
+    return "bf16" if name == "bf16" else "fp32"
+
+
+def has_bf16(device: str) -> bool:
+    import torch
+
+    if kind_of(device) == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every version of torch
+    return kind_of(device) == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def kind_of(device: str) -> str:
+    """cuda:1 -> cuda."""
+    return device.split(":")[0]
+
+
+def decode_workers(device: str) -> int:
+    """Processes that decode photos: on a CPU the networks want the cores, a GPU wants to be fed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if kind_of(device) == "cpu" else max(1, min(cores - 1, MOST_DECODERS))
+
+
+@contextmanager
+def inference(device: str, precision: Precision) -> Iterator[None]:
+    """No gradients; matrix products in bfloat16 where asked for."""
+    import torch
+
+    with (
+        torch.inference_mode(),
+        torch.autocast(kind_of(device), dtype=torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        yield

@@ -1,0 +1,77 @@
+"""DINO: a self-supervised ViT (timm) whose last attention layer tells which patches belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from annotator.models.clip import resize_positions
+from annotator.models.compat import prepare_torchvision
+from annotator.models.weights import load_strict
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class LastAttention:
+    """The last attention layer on patches, per head: B x heads x P x c, P = h x w of the padded input.
+
+    class_attention: B x heads x P, what the class token looks at (softmax over all tokens, its own included).
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    class_attention: Tensor
+    grid: tuple[int, int]
+
+    def as_map(self, per_head: Tensor) -> Tensor:
+        """B x heads x P x c -> B x (heads * c) x h x w."""
+        return per_head.permute(0, 1, 3, 2).flatten(1, 2).unflatten(2, self.grid)
+
+
+class Dino(nn.Module):
+    """A timm VisionTransformer, run up to its last q/k/v. Any input size: positions are resized."""
+
+    def __init__(
+        self, vit: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        super().__init__()
+        self.vit: Any = vit.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.patch_size: int = self.vit.patch_embed.patch_size[0]
+        self.width: int = self.vit.embed_dim
+
+    def last_attention(self, images: Tensor) -> LastAttention:
+        """B x 3 x H x W RGB in [0, 1]; padded right/bottom with zeros to whole patches, then mean/std."""
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        patches = self.vit.patch_embed.proj((padded - self.mean) / self.std)  # B x D x h x w
+        grid = (patches.shape[-2], patches.shape[-1])
+        x = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid))
+        for block in self.vit.blocks[:-1]:
+            x = block(x)
+        attention = self.vit.blocks[-1].attn
+        qkv = attention.qkv(self.vit.blocks[-1].norm1(x))  # B x (1 + P) x 3D
+        q, k, v = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).float()
+        class_logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # B x heads x 1 x (1 + P)
+        class_attention = class_logits.softmax(dim=-1)[:, :, 0, 1:]
+        return LastAttention(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], class_attention, grid)
+
+
+def load_timm_dino(architecture: str, state: dict[str, Tensor]) -> Dino:
+    """A timm architecture by name (`vit_base_patch16_224.dino`, ...), with its weights."""
+    prepare_torchvision()
+    import timm
+
+    vit = timm.create_model(architecture, pretrained=False, num_classes=0, weight_init="skip")
+    load_strict(vit, state, role="dino", what=architecture)
+    return Dino(vit)

@@ -1,0 +1,214 @@
+"""The networks that a labeler gets, each built from its weights when it is first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotator.errors import WeightsError
+from annotator.models.compat import prepare_torchvision
+from annotator.models.devices import CROPS_AT_ONCE, WINDOWS_AT_ONCE, Precision, decode_workers, inference, kind_of
+from annotator.models.sources import Source, hold_to_hash, locate
+from annotator.models.weights import State, read_state
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from annotator.models.clip import DenseClip
+    from annotator.models.dino import Dino
+    from annotator.models.found import Found
+    from annotator.models.heads import DinoiserHeads
+
+Used = dict[str, dict[str, str]]
+"""Slot -> source, file (its name) and sha256 of what was loaded for it."""
+OpenWeights = Callable[[str], AbstractContextManager[tuple[State, str]]]
+"""Slot -> its tensors and their SHA-256, for as long as a network is built from them."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One network: its architecture and, per slot, the file that fills it (alternatives, the best first).
+
+    architecture: a name that open_clip or timm knows, or an open_clip configuration.
+    """
+
+    name: str
+    architecture: Any = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    licence: str = ""
+    files: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+
+
+class Networks:
+    """The networks of one labeler; the first access to one loads it, and it is kept.
+
+    load:              role -> its network and the files it was built from.
+    device, precision: where and how to run them; the weights themselves stay float32.
+    pack, untrained:   the pack's name, and whether labels made with it mean nothing.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], tuple[nn.Module, Used]],
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        pack: str = "",
+        untrained: bool = False,
+    ) -> None:
+        self.device = device
+        self.precision = precision
+        self.pack = pack
+        self.untrained = untrained
+        self.windows_at_once = WINDOWS_AT_ONCE[kind_of(device)]
+        self.crops_at_once = CROPS_AT_ONCE[kind_of(device)]
+        self.decode_workers = decode_workers(device)
+        self._load = load
+        self._loaded: dict[str, nn.Module] = {}
+        self._used: Used = {}
+
+    @classmethod
+    def of(cls, *, device: str = "cpu", precision: Precision = "fp32", **networks: nn.Module) -> Networks:
+        """From modules in memory: `Networks.of(clip=..., heads=...)`."""
+
+        def load(role: str) -> tuple[nn.Module, Used]:
+            if role not in networks:
+                raise WeightsError(
+                    f"expected a network for {role!r}, but found {', '.join(networks) or 'none'}; add it"
+                )
+            return networks[role], {}
+
+        return cls(load, device, precision)
+
+    @property
+    def clip(self) -> DenseClip:
+        return self._get("clip")
+
+    @property
+    def dino(self) -> Dino:
+        return self._get("dino")
+
+    @property
+    def found(self) -> Found:
+        return self._get("found")
+
+    @property
+    def heads(self) -> DinoiserHeads:
+        return self._get("heads")
+
+    def inference(self) -> AbstractContextManager[None]:
+        """To run them in: no gradients, and the precision asked for."""
+        return inference(self.device, self.precision)
+
+    def used(self) -> Used:
+        """What has been loaded so far, for the run's manifest; nothing for modules in memory."""
+        return dict(self._used)
+
+    def _get(self, role: str) -> Any:
+        if role not in self._loaded:
+            network, used = self._load(role)
+            self._loaded[role] = network.to(self.device)
+            self._used.update(used)
+        return self._loaded[role]
+
+
+def build(role: Role, weights: OpenWeights) -> nn.Module:
+    """The network for a role, filled."""
+    if role.name not in _BUILDERS:
+        raise WeightsError(
+            f"expected one of {', '.join(_BUILDERS)} to build, but found {role.name!r}; it is only stored"
+        )
+    return _BUILDERS[role.name](role, weights)
+
+
+def weights_from_files(role: Role, given: Mapping[str, Path], used: Used) -> OpenWeights:
+    """Finds and reads a role's files. An error while building names the file and the mend; success holds a file
+    of unknown hash to the one it has now."""
+
+    @contextmanager
+    def weights(slot: str) -> Iterator[tuple[State, str]]:
+        located = locate(slot, role.files[slot], given.get(slot))
+        state = read_state(located.path, located.source.format)
+        try:
+            yield state, located.sha256
+        except WeightsError as error:
+            raise WeightsError(f"{located.path}: {error}; give the right file with --weights {slot}=FILE") from None
+        hold_to_hash(located)
+        used[slot] = {"source": located.origin, "file": located.path.name, "sha256": located.sha256}
+
+    return weights
+
+
+def weights_from_seed(role: Role, seed: int, used: Used) -> OpenWeights:
+    """Untrained weights."""
+    from annotator.models.untrained import untrained_state
+
+    @contextmanager
+    def weights(slot: str) -> Iterator[tuple[State, str]]:
+        state, sha256 = untrained_state(slot, _known_architecture(role), seed)
+        yield state, sha256
+        used[slot] = {"source": f"untrained, seed {seed}", "file": "", "sha256": sha256}
+
+    return weights
+
+
+def _build_clip(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.clip import load_open_clip
+
+    with weights("clip") as (state, sha256):
+        return load_open_clip(_known_architecture(role), state, role.mean, role.std, weights_id=sha256)
+
+
+def _build_dino(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.dino import load_timm_dino
+
+    with weights("dino") as (state, _):
+        return load_timm_dino(role.architecture, state)
+
+
+def _build_found(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.dino import load_timm_dino
+    from annotator.models.found import load_found
+
+    with weights("found.backbone") as (state, _):
+        backbone = load_timm_dino(role.architecture, state)
+    with weights("found") as (state, _):
+        return load_found(backbone, state)
+
+
+def _build_heads(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.heads import load_heads
+
+    with weights("heads") as (state, _):
+        return load_heads(state)
+
+
+_BUILDERS: dict[str, Callable[[Role, OpenWeights], nn.Module]] = {
+    "clip": _build_clip,
+    "dino": _build_dino,
+    "found": _build_found,
+    "heads": _build_heads,
+}
+
+
+def _known_architecture(role: Role) -> Any:
+    """The architecture's name; an open_clip configuration gets one, since open_clip builds by name only."""
+    if role.name != "clip" or isinstance(role.architecture, str):
+        return role.architecture
+    prepare_torchvision()
+    import open_clip
+
+    configuration = json.dumps(role.architecture, sort_keys=True)
+    name = f"configured-{hashlib.sha256(configuration.encode()).hexdigest()[:12]}"
+    if name not in open_clip.list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{name}.json"
+            file.write_text(configuration, encoding="utf-8")
+            open_clip.add_model_config(file)
+    return name

@@ -1,0 +1,290 @@
+"""Packs: which weights fill which role.
+
+A pack is a YAML file, `configs/packs/NAME.yaml` or a user's own; `configs/packs/paper.yaml` explains its form.
+A role's files have slots, which `--weights SLOT=FILE` names: `clip` is the weights of the role clip,
+`found.backbone` those of its second network, `lm/config.json` a file that goes with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from annotator.config import parameters_from
+from annotator.errors import ConfigError, WeightsError
+from annotator.models.devices import Precision, resolve_device, resolve_precision
+from annotator.models.networks import Networks, Role, Used, build, weights_from_files, weights_from_seed
+from annotator.models.sources import MissingWeights, Source, at_hand, known_hash, locate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "AUTO",
+    "Networks",
+    "Pack",
+    "available_packs",
+    "describe",
+    "open_networks",
+    "pull",
+    "read_pack",
+    "resolve_pack",
+]
+
+AUTO = "auto"
+ROLES = ("clip", "dino", "found", "heads", "lm", "sentence")
+PACK_KEYS = ("description", "untrained", "seed", "roles", "labelers")
+ROLE_KEYS = ("architecture", "mean", "std", "licence", "weights", "backbone", "companions")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """labelers: the roles that a labeler fills otherwise. untrained: weights drawn from `seed`; the labels mean
+    nothing."""
+
+    name: str
+    description: str = ""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    labelers: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
+    untrained: bool = False
+    seed: int = 0
+
+    def roles_for(self, labeler: str) -> dict[str, Role]:
+        """Every role as this labeler gets it."""
+        return {**self.roles, **self.labelers.get(labeler, {})}
+
+    def role(self, name: str, labeler: str) -> Role:
+        roles = self.roles_for(labeler)
+        if name not in roles:
+            raise WeightsError(
+                f"{labeler}: expected a pack with {name!r}, but {self.name!r} has only {', '.join(roles)}; "
+                "choose another --pack"
+            )
+        return roles[name]
+
+    def networks(
+        self,
+        labeler: str,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        weights: Mapping[str, str | Path] | None = None,
+    ) -> Networks:
+        """What `labeler` gets; nothing is read yet. weights: slot -> file in place of the pack's."""
+        given = self.given_files(labeler, weights)
+        return Networks(lambda role: self.load(role, labeler, given), device, precision, self.name, self.untrained)
+
+    def load(self, name: str, labeler: str, given: Mapping[str, Path]) -> tuple[nn.Module, Used]:
+        """Finds, checks, reads and builds the network for one role."""
+        role, used = self.role(name, labeler), Used()
+        if self.untrained:
+            return build(role, weights_from_seed(role, self.seed, used)), used
+        return build(role, weights_from_files(role, given, used)), used
+
+    def given_files(self, labeler: str, weights: Mapping[str, str | Path] | None) -> dict[str, Path]:
+        """`--weights` as paths, or an error for a slot that there is not."""
+        slots = [slot for role in self.roles_for(labeler).values() for slot in role.files]
+        for slot in weights or {}:
+            if slot not in slots:
+                known = ", ".join(slots) or "none"
+                raise ConfigError(f"--weights {slot}=FILE: the pack {self.name!r} has no such file; it has {known}")
+        return {slot: Path(path).expanduser() for slot, path in (weights or {}).items()}
+
+
+class NetworkUser(Protocol):
+    """What has to be known of a labeler."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def open_networks(
+    pack: str,
+    labeler: NetworkUser,
+    device: str = "auto",
+    precision: str = "auto",
+    weights: Mapping[str, str | Path] | None = None,
+) -> Networks:
+    """What a labeler gets from the pack of that name (see `resolve_pack`), each `auto` made concrete.
+
+    pack `auto` is decided when the labeler asks for its first network, which every labeler has to have; only
+    what it does ask for is fetched.
+    """
+    chosen = resolve_device(device)
+    fitting = resolve_precision(precision, chosen)
+    if pack != AUTO:
+        return read_pack(pack).networks(labeler.name, chosen, fitting, weights)
+    decided: list[Pack] = []
+
+    def load(role: str) -> tuple[nn.Module, Used]:
+        if not decided:
+            decided.append(resolve_pack(AUTO, labeler.name, (role,), weights))
+            networks.pack, networks.untrained = decided[0].name, decided[0].untrained
+        try:
+            return decided[0].load(role, labeler.name, decided[0].given_files(labeler.name, weights))
+        except MissingWeights as missing:
+            raise MissingWeights(f"{missing}, or choose --pack embedded") from None
+
+    networks = Networks(load, chosen, fitting, AUTO)
+    return networks
+
+
+def available_packs() -> list[str]:
+    return sorted(path.stem for path in _packs_folder().glob("*.yaml"))
+
+
+def resolve_pack(
+    name: str, labeler: str = "", roles: Sequence[str] = (), weights: Mapping[str, str | Path] | None = None
+) -> Pack:
+    """The pack of that name (`paper`, `embedded`, the path of a YAML); `auto` chooses by what can be had.
+
+    labeler, roles, weights: for `auto`. It fetches what these roles need of `paper` and, where that cannot be,
+    falls back to `embedded` with one warning. A file that is there and wrong is an error all the same.
+    """
+    if name != AUTO:
+        return read_pack(name)
+    paper = read_pack("paper")
+    given = paper.given_files(labeler, weights)
+    try:
+        for role in roles:
+            for slot, sources in paper.role(role, labeler).files.items():
+                locate(slot, sources, given.get(slot))
+    except MissingWeights as missing:
+        _log.warning("USING THE PACK `embedded`, WHOSE LABELS ARE WORSE, for want of the papers' weights: %s", missing)
+        return read_pack("embedded")
+    return paper
+
+
+def describe(pack: Pack) -> list[dict[str, str]]:
+    """A row per file, for people: labeler ("" = the others), slot, architecture, source, size, licence, the hash
+    that the file is held to, and its path; "" for what is not known or not on this machine."""
+    if pack.untrained:
+        return [_row("", role, role.name, f"untrained, seed {pack.seed}") for role in pack.roles.values()]
+    rows = []
+    for labeler, role, slot, sources in _files(pack):
+        source, path = at_hand(sources) or (sources[0], "")
+        rows.append(_row(labeler, role, slot, source.origin, source.size, known_hash(source), str(path)))
+    return rows
+
+
+def _row(
+    labeler: str, role: Role, slot: str, source: str, size: str = "", sha256: str = "", path: str = ""
+) -> dict[str, str]:
+    return {
+        "labeler": labeler,
+        "slot": slot,
+        "architecture": role.architecture if isinstance(role.architecture, str) else "",
+        "source": source,
+        "size": size,
+        "licence": role.licence,
+        "sha256": sha256,
+        "path": path,
+    }
+
+
+def pull(
+    pack: Pack, labeler: str | None = None, roles: Sequence[str] = (), progress: Callable[[str], None] | None = None
+) -> list[dict[str, str]]:
+    """Fetches what is not yet on this machine and checks all: a row of slot, path and sha256 per file.
+
+    labeler, roles: only their files; all where they are not given. progress: told of each file beforehand.
+    """
+    rows = []
+    for owner, role, slot, sources in _files(pack):
+        wanted = labeler is None or pack.roles_for(labeler).get(role.name) is role
+        if wanted and (not roles or role.name in roles):
+            if progress is not None:
+                progress(f"{owner or 'all'}: {slot}: {sources[0].origin} {sources[0].size}".rstrip())
+            located = locate(slot, sources)
+            rows.append({"slot": slot, "path": str(located.path), "sha256": located.sha256})
+    return rows
+
+
+def _files(pack: Pack) -> Iterator[tuple[str, Role, str, tuple[Source, ...]]]:
+    for labeler, roles in (("", pack.roles), *pack.labelers.items()):
+        for role in roles.values():
+            for slot, sources in role.files.items():
+                yield labeler, role, slot, sources
+
+
+def read_pack(name: str) -> Pack:
+    """A pack by its name or by the path of its YAML."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _packs_folder() / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join((*available_packs(), AUTO))
+        raise ConfigError(f"no pack {name!r}; known are {known}, or give the path of a pack's YAML") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected a pack in YAML, but found: {' '.join(str(error).split())}") from None
+    pack = _mapping(content, str(path), PACK_KEYS)
+    labelers = _mapping(pack.get("labelers"), f"{path}: labelers")
+    return Pack(
+        name=path.stem,
+        description=str(pack.get("description", "")),
+        roles=_roles(pack.get("roles"), path, "roles"),
+        labelers={labeler: _roles(roles, path, f"labelers.{labeler}") for labeler, roles in labelers.items()},
+        untrained=pack.get("untrained") is True,
+        seed=int(pack.get("seed", 0)),
+    )
+
+
+def _packs_folder() -> Path:
+    return Path(str(resources.files("configs"))) / "packs"
+
+
+def _mapping(value: Any, where: str, keys: Sequence[str] | None = None) -> dict[str, Any]:
+    """`value` as a mapping with no other than these keys; nothing counts as empty."""
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"{where}: expected names with values, but found {value!r}")
+    for key in value or {}:
+        if keys is not None and key not in keys:
+            raise ConfigError(f"{where}: unknown {key!r}; known are {', '.join(keys)}")
+    return value or {}
+
+
+def _roles(value: Any, path: Path, where: str) -> dict[str, Role]:
+    roles = _mapping(value, f"{path}: {where}", ROLES)
+    return {name: _role(name, entry, path, f"{path}: {where}.{name}") for name, entry in roles.items()}
+
+
+def _role(name: str, value: Any, path: Path, where: str) -> Role:
+    role = _mapping(value, where, ROLE_KEYS)
+    files = {}
+    if "backbone" in role:
+        files[f"{name}.backbone"] = _sources(role["backbone"], path, f"{where}.backbone")
+    if "weights" in role:
+        files[name] = _sources(role["weights"], path, f"{where}.weights")
+        for companion in role.get("companions", ()):
+            files[f"{name}/{companion}"] = tuple(_companion(source, companion) for source in files[name])
+    return Role(
+        name=name,
+        architecture=role.get("architecture"),
+        mean=tuple(role.get("mean", ())),
+        std=tuple(role.get("std", ())),
+        licence=str(role.get("licence", "")),
+        files=files,
+    )
+
+
+def _sources(value: Any, path: Path, where: str) -> tuple[Source, ...]:
+    """One file, or alternatives for it; a `path` is meant from the pack's folder."""
+    entries = value if isinstance(value, list) else [value]
+    sources = tuple(parameters_from(Source, _mapping(entry, where), where) for entry in entries)
+    if not sources:
+        raise ConfigError(f"{where}: expected a file, but found an empty list; leave the key out")
+    return tuple(
+        replace(source, path=str((path.parent / source.path).resolve())) if source.path else source
+        for source in sources
+    )
+
+
+def _companion(source: Source, name: str) -> Source:
+    return Source(hub=source.hub, package=source.package, revision=source.revision, file=name)

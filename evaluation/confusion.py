@@ -1,0 +1,200 @@
+"""One confusion matrix over a whole run, and the scores that follow from it.
+
+Rows are truth, columns prediction, with one more column for pixels that the run left without a label: they
+are missed truth, but no class's false positive. Memory depends on the number of classes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotator.errors import ConfigError
+from annotator.prediction import NOTHING
+from annotator.run import RunReader
+from evaluation.matching import IGNORE, TruthError
+from evaluation.truth import Truth
+
+METRICS = ("miou",)
+CHUNK_PIXELS = 1 << 18
+"""Pixels counted at a time: keeps the memory of `update` small, whatever the photo's size."""
+
+Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All in [0, 1]; NaN where there is nothing to divide by.
+
+    iou, precision, recall: one per class. A class with no pixel in truth and prediction has IoU NaN and is
+    left out of `miou`; `mean_accuracy` is over classes with a pixel in truth.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    iou: Shares
+    precision: Shares
+    recall: Shares
+
+
+class ConfusionMatrix:
+    """Counts pixels by (truth, prediction). Matrices of one class list add up with `+`."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.counts: Counts = np.zeros((len(self.classes), len(self.classes) + 1), dtype=np.int64)
+        """classes x (classes + 1) int64; the last column is "nothing"."""
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        if self.classes != other.classes:
+            raise ValueError("Expected two matrices of the same classes, but got different ones")
+        total = ConfusionMatrix(self.classes)
+        total.counts = self.counts + other.counts
+        return total
+
+    @property
+    def truth_pixels(self) -> Counts:
+        """Per class."""
+        return self.counts.sum(axis=1)
+
+    @property
+    def predicted_pixels(self) -> Counts:
+        """Per class, without "nothing"."""
+        return self.counts[:, :-1].sum(axis=0)
+
+    def update(self, truth: NDArray[np.integer], prediction: NDArray[np.integer], ignore: int = 255) -> None:
+        """Adds one photo.
+
+        truth:      integers from 0 to classes - 1, or `ignore` (255 for 8-bit truth, 65535 for 16-bit).
+        prediction: integers of the same shape from -1 (nothing) to classes - 1; any value where truth is ignored.
+        """
+        _validate(truth, prediction)
+        truth, prediction = truth.ravel(), prediction.ravel()
+        for start in range(0, truth.size, CHUNK_PIXELS):
+            chunk = slice(start, start + CHUNK_PIXELS)
+            self.counts += _count(truth[chunk], prediction[chunk], len(self.classes), ignore)
+
+    def compute(self) -> Scores:
+        hits = self.counts.diagonal().astype(np.float64)
+        truth, predicted = self.truth_pixels, self.predicted_pixels
+        iou, recall = _divide(hits, truth + predicted - hits), _divide(hits, truth)
+        return Scores(
+            miou=mean(iou),
+            pixel_accuracy=float(_divide(hits.sum(), truth.sum())),
+            mean_accuracy=mean(recall),
+            frequency_weighted_iou=float(_divide((truth * np.nan_to_num(iou)).sum(), truth.sum())),
+            iou=iou,
+            precision=_divide(hits, predicted),
+            recall=recall,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a run fits its truth.
+
+    images:        photos that were scored.
+    without_truth: labelled photos that have none; left out.
+    failed:        photos that the run could not label; left out, so look at this number beside the scores.
+    unused_truth:  masks for which the run has no photo.
+    notes:         sentences for the user on what the scores do and do not cover.
+    """
+
+    run: str
+    labeler: str
+    truth: str
+    matrix: ConfusionMatrix
+    scores: Scores
+    images: int
+    without_truth: int
+    failed: int
+    unused_truth: int
+    notes: tuple[str, ...]
+
+
+def evaluate_run(run: RunReader, truth: Truth, metrics: Sequence[str] = METRICS) -> Evaluation:
+    """Scores every labelled photo of the run that has truth, one photo in memory at a time."""
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise ConfigError(f"no metric {unknown[0]!r}; known are {', '.join(METRICS)}")
+    matrix = ConfusionMatrix(truth.names)
+    images = without_truth = failed = 0
+    for record in run.records():
+        if record.status == "failed":
+            failed += 1
+        elif (mask := truth.mask(record.path, record.size)) is None:
+            without_truth += 1
+        else:
+            matrix.update(mask, record.prediction().class_map(), ignore=IGNORE)
+            images += 1
+    if not images:
+        raise TruthError(
+            f"{run.directory}: every photo that has truth failed in this run, so there is nothing to score"
+        )
+    scores = matrix.compute()
+    return Evaluation(
+        run=str(run.directory),
+        labeler=run.manifest.labeler,
+        truth=truth.source,
+        matrix=matrix,
+        scores=scores,
+        images=images,
+        without_truth=without_truth,
+        failed=failed,
+        unused_truth=truth.unused,
+        notes=(*truth.notes, *_notes(run, truth, matrix, scores)),
+    )
+
+
+def mean(values: Shares) -> float:
+    """Over the values that are not NaN; NaN when all are."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _notes(run: RunReader, truth: Truth, matrix: ConfusionMatrix, scores: Scores) -> list[str]:
+    notes = []
+    if run.manifest.state != "complete":
+        notes.append(
+            f"The run is not complete (its state is {run.manifest.state!r}): only photos labelled so far count."
+        )
+    if truth.missing:
+        known = len(truth.names) - len(truth.missing)
+        share = _divide(matrix.truth_pixels[known:].sum(), matrix.truth_pixels.sum())
+        notes.append(
+            f"{share:.1%} of the truth's pixels belong to classes that the run does not know and are counted as "
+            f"missed; over the run's own {known} classes alone the mIoU is {mean(scores.iou[:known]):.1%}."
+        )
+    return notes
+
+
+def _validate(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> None:
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"Expected {name} to hold integers, but got {array.dtype}")
+    if truth.shape != prediction.shape:
+        raise ValueError(f"Expected truth and prediction of one shape, but got {truth.shape} and {prediction.shape}")
+
+
+def _count(truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int, ignore: int) -> Counts:
+    """1-D arrays -> classes x (classes + 1) counts."""
+    counted = truth != ignore
+    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    for name, values, low in (("truth", rows, 0), ("prediction", columns, NOTHING)):
+        if values.size and (values.min() < low or values.max() >= classes):
+            found = f"{values.min()} to {values.max()}"
+            raise ValueError(f"Expected {name} values from {low} to {classes - 1}, but got {found}")
+    columns[columns == NOTHING] = classes
+    counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
+    return counts.reshape(classes, classes + 1)
+
+
+def _divide(part: NDArray | np.number, whole: NDArray | np.number) -> Shares:
+    """NaN where `whole` is 0."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)

@@ -1,0 +1,89 @@
+"""What an exporter is, and the list of those known.
+
+An exporter is a function over a run, registered by decorator with a dataclass of its options:
+
+    @register("coco", CocoOptions, "COCO JSON")
+    def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary: ...
+
+It streams `run.records()` (path order) and so needs memory for one photo, not for the run. Packages of third
+parties name such a function in the entry-point group `annotator.exporters`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from annotator.config import parameters_from
+from annotator.errors import ConfigError
+from annotator.run import RunReader
+
+ENTRY_POINTS = "annotator.exporters"
+BUILT_IN = {"coco": "exporters.coco", "mask-png": "exporters.mask_png"}
+
+
+@dataclass
+class ExportSummary:
+    """What was written; `notes` are sentences for the user (photos left out, losses of the format)."""
+
+    out: Path
+    images: int = 0
+    annotations: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+Export = Callable[[RunReader, Path, Any], ExportSummary]
+AnyExport = TypeVar("AnyExport", bound=Callable[[RunReader, Path, Any], ExportSummary])
+
+
+@dataclass(frozen=True)
+class Registration:
+    name: str
+    export: Export
+    options: type
+    description: str
+
+
+_known: dict[str, Registration] = {}
+
+
+def register(name: str, options: type, description: str) -> Callable[[AnyExport], AnyExport]:
+    """Function decorator. Two exporters of one name are an error, not a silent choice."""
+
+    def add(export: AnyExport) -> AnyExport:
+        if name in _known and _known[name].export is not export:
+            raise ConfigError(f"Expected one exporter named {name!r}, but two packages register it; remove one")
+        _known[name] = Registration(name, export, options, description)
+        return export
+
+    return add
+
+
+def available() -> list[str]:
+    """Names of all formats, built in and from installed packages, without importing any."""
+    return [*BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in BUILT_IN)]
+
+
+def find(name: str) -> Registration:
+    """Imports and returns the exporter of that name."""
+    if name not in _known:
+        if name in BUILT_IN:
+            importlib.import_module(BUILT_IN[name])
+        else:
+            for point in entry_points(group=ENTRY_POINTS, name=name):
+                point.load()
+    if name not in _known:
+        raise ConfigError(f"no export format {name!r}; known are {', '.join(available())}")
+    return _known[name]
+
+
+def export(name: str, run: RunReader, out: Path, given: Mapping[str, Any] | None = None) -> ExportSummary:
+    """Exports a run; `given` are options by name, checked against the format's own."""
+    registration = find(name)
+    options: Any = parameters_from(registration.options, given or {}, f"format {name}")
+    return registration.export(run, out, options)

@@ -1,0 +1,121 @@
+"""Files that appear whole or not at all, never over a photo, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from annotator.errors import ConfigError
+from annotator.run import ImageRecord, RunReader
+from exporters.base import ExportSummary
+
+LONGEST_NAME = 255
+"""Bytes that a file system allows for a name."""
+
+SUFFIX_BYTES = 4
+"""Of `.png` and `.jpg`."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; moved there when the block ends well, removed when it does not.
+
+    So a link at `path` is replaced and what it points to is left alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+    """`replacing`, as a text file that is safe on the disk before it is moved."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def labelled(run: RunReader, summary: ExportSummary, *, upright: bool = False) -> Iterator[ImageRecord]:
+    """The run's photos that have labels, in path order, counted; afterwards the summary says what is left out.
+
+    upright: the export brings its own photos along, with EXIF applied.
+    """
+    turned = 0
+    for record in run.records():
+        if record.status == "failed":
+            summary.skipped += 1
+            continue
+        summary.images += 1
+        turned += record.orientation > 1
+        yield record
+    if summary.skipped:
+        summary.notes.append(f"{summary.skipped:,} photos that failed in the run are left out")
+    if turned and not upright:
+        summary.notes.append(
+            f"{turned:,} photos are turned by EXIF: masks and sizes are those of the photo as a viewer shows it, "
+            "so load them with EXIF applied (Pillow: ImageOps.exif_transpose)"
+        )
+
+
+def refuse_among_photos(run: RunReader, folder: Path) -> None:
+    """Raises where any photo of the run lies in or below a folder that is to be written to."""
+    target = folder.resolve()
+    clear: set[Path] = set()
+    for record in run.records(segments=False):
+        parent = (run.image_root / record.path).parent
+        if parent not in clear and parent.resolve().is_relative_to(target):
+            raise ConfigError(
+                f"expected a folder apart from the photos, but {folder} holds {record.path}; choose another --out"
+            )
+        clear.add(parent)
+
+
+class Names:
+    """Names for files that stand for a photo: its path without the extension.
+
+    Where two photos of a folder differ in the extension only, the second and later ones get `-` and eight
+    digits of their path's SHA-256 appended; so do names too long to take another extension, and those that hold
+    `unwanted`, which becomes `_`. Photos must come in path order: then only stems that the current path begins
+    with can be met again, and no more are kept.
+    """
+
+    def __init__(self, unwanted: str | None = None) -> None:
+        self.changed = 0
+        self._unwanted = unwanted
+        self._taken: list[str] = []
+
+    def stem(self, path: str) -> str:
+        """`dir/photo.jpg` -> `dir/photo`."""
+        stem = str(PurePosixPath(path).with_suffix(""))
+        wanted = stem.replace(self._unwanted, "_") if self._unwanted else stem
+        self._taken = [name for name in self._taken if path.startswith(name)]
+        room = LONGEST_NAME - SUFFIX_BYTES
+        if wanted == stem not in self._taken and len(PurePosixPath(stem).name.encode()) <= room:
+            self._taken.append(stem)
+            return stem
+        self.changed += 1
+        mark = "-" + hashlib.sha256(path.encode()).hexdigest()[:8]
+        shortened = PurePosixPath(wanted).name.encode()[: room - len(mark)].decode(errors="ignore")
+        return str(PurePosixPath(wanted).with_name(shortened + mark))
+
+    def note(self, summary: ExportSummary) -> None:
+        if self.changed:
+            summary.notes.append(
+                f"{self.changed:,} files have eight digits appended to the photo's name: "
+                "another photo differs only in the extension, or the name cannot be used as it is"
+            )
+
+
+def json_line(content: Any) -> str:
+    """Compact and in ASCII, which every reader opens correctly whatever its locale."""
+    return json.dumps(content, separators=(",", ":"))

@@ -1,0 +1,154 @@
+"""Mask-PNG: one single-channel PNG per photo whose pixel values are class indices.
+
+255 is ignored by trainers and stands where there is no label; of 16-bit PNGs (more than 254 classes) it is
+65535. Beside the masks lie `classes.txt` (a name a line), `palette.json` (value: colour) and `id2label.json`
+(value: name).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from annotator.errors import ConfigError
+from annotator.prediction import NOTHING
+from annotator.run import ImageRecord, RunReader
+from exporters.base import ExportSummary, register
+from exporters.classes import Classes, classes_of, voc_color
+from exporters.files import Names, json_line, labelled, refuse_among_photos, replacing, writing
+from exporters.layouts import LAYOUTS, PHOTO_SUFFIX, Layout, bring_photo
+
+MOST_8_BIT = 254
+MOST_16_BIT = 65534
+
+
+@dataclass(frozen=True)
+class MaskPngOptions:
+    """preset: plain puts each mask at the photo's relative path; voc (`JPEGImages`, `SegmentationClass`,
+            `ImageSets`), mmseg (`img_dir`, `ann_dir`), ade (`images`, `annotations`; 0 = unlabelled, classes
+            from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers, all photos in
+            the training split.
+    gray:   PNGs of mode 'L' instead of 'P'; the same values without a palette.
+    photos: how those layouts get the photos: symbolic links, copies, or not at all. They are named .jpg
+            whatever they are, and photos that EXIF turns are always upright JPEG copies.
+    """
+
+    preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = "plain"
+    gray: bool = False
+    photos: Literal["link", "copy", "none"] = "link"
+
+
+@register("mask-png", MaskPngOptions, "a PNG of class indices per photo; layouts voc, mmseg, ade, hf")
+def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
+    """Streams the run, a photo at a time."""
+    layout = LAYOUTS[options.preset]
+    classes = classes_of(run)
+    coding = _coding(classes, layout)
+    masks = out / layout.masks
+    photos = out / layout.photos if layout.photos and options.photos != "none" else None
+    _refuse_sources(run, out, [masks, *([photos] if photos else [])])
+    palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)
+
+    summary = ExportSummary(out)
+    names = Names(layout.not_in_stem)
+    unlisted = missing = 0
+    with _lists(out, layout) as lists:
+        for record in labelled(run, summary, upright=photos is not None):
+            stem = names.stem(record.path)
+            with replacing(masks / f"{stem}.png") as temporary:
+                _image(_values(record, classes, coding), palette).save(temporary, "PNG")
+            if options.photos != "none" and photos:
+                source = run.image_root / record.path
+                missing += not bring_photo(record, source, photos / f"{stem}{PHOTO_SUFFIX}", options.photos)
+            line = layout.line(stem)
+            unlisted += line is None
+            for file in lists:
+                file.write("" if line is None else f"{line}\n")
+    _write_tables(out, classes, coding)
+
+    names.note(summary)
+    if missing:
+        summary.notes.append(f"{missing:,} photos could not be brought along: they are no longer in {run.image_root}")
+    if unlisted and layout.lists:
+        summary.notes.append(
+            f"{unlisted:,} photos are not in {layout.lists[0]}: their names hold line breaks or outer blanks"
+        )
+    if coding.dtype is np.uint16:
+        summary.notes.append(f"more than {MOST_8_BIT} classes: the PNGs are 16-bit gray, and 65535 is ignored")
+    return summary
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """How classes become pixel values."""
+
+    dtype: type[np.unsignedinteger]
+    first: int
+    nothing: int
+
+
+def _coding(classes: Classes, layout: Layout) -> _Coding:
+    if len(classes) > MOST_16_BIT:
+        raise ConfigError(
+            f"expected at most {MOST_16_BIT:,} classes for PNGs, but found {len(classes):,}; export to coco instead"
+        )
+    dtype: type[np.unsignedinteger] = np.uint8 if len(classes) <= MOST_8_BIT else np.uint16
+    nothing = 0 if layout.first_value else int(np.iinfo(dtype).max)
+    return _Coding(dtype, layout.first_value, nothing)
+
+
+def _values(record: ImageRecord, classes: Classes, coding: _Coding) -> NDArray[np.unsignedinteger]:
+    """H x W pixel values of a photo's mask."""
+    indices = [*(classes.index(segment) for segment in record.segments), NOTHING]  # the last one for NOTHING itself
+    values = [coding.nothing if index == NOTHING else coding.first + index for index in indices]
+    return np.array(values, dtype=coding.dtype)[record.prediction().label_map]
+
+
+def _image(values: NDArray[np.unsignedinteger], palette: bytes | None) -> Image.Image:
+    image = Image.fromarray(values)
+    if palette:
+        image.putpalette(palette)
+    return image
+
+
+def _palette(classes: Classes, coding: _Coding) -> bytes:
+    """VOC's 256 colours, with the vocabulary's own colours put over them."""
+    colors = [voc_color(value) for value in range(256)]
+    for index in range(len(classes)):
+        colors[coding.first + index] = classes.color(index, coding.first + index)
+    return bytes(channel for color in colors for channel in color)
+
+
+@contextmanager
+def _lists(out: Path, layout: Layout) -> Iterator[list[IO[str]]]:
+    """The layout's lists, open for writing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(writing(out / name)) for name in layout.lists]
+
+
+def _write_tables(out: Path, classes: Classes, coding: _Coding) -> None:
+    values = range(coding.first, coding.first + len(classes))
+    colors = {value: classes.color(index, value) for index, value in enumerate(values)}
+    with writing(out / "classes.txt") as file:
+        file.writelines(" ".join(name.splitlines()) + "\n" for name in classes.names)
+    with writing(out / "palette.json") as file:
+        file.write(json_line({**colors, coding.nothing: voc_color(coding.nothing)}) + "\n")
+    with writing(out / "id2label.json") as file:
+        file.write(json_line(dict(zip(values, classes.names, strict=True))) + "\n")
+
+
+def _refuse_sources(run: RunReader, out: Path, folders: list[Path]) -> None:
+    """Raises where a photo or the vocabulary would be written over."""
+    for folder in folders:
+        refuse_among_photos(run, folder)
+    written = out / "classes.txt"
+    if run.vocabulary and written.exists() and os.path.realpath(run.vocabulary.source) == str(written.resolve()):
+        raise ConfigError(f"{written} is the run's own vocabulary, and would be overwritten; choose another --out")

@@ -1,0 +1,212 @@
+"""Every labeler equals the loop-by-loop float64 reference, written from the equations by other hands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import methods, networks
+from torch import Tensor, nn
+
+from annotator.models.classifier import NameClassifier
+from annotator.models.clip import DenseClip
+from annotator.models.dino import Dino
+from annotator.models.found import Found
+from annotator.models.heads import load_heads
+from annotator.models.packs import Networks
+from annotator.models.windows import Winners
+from annotator.prediction import Prediction
+from annotator.vocabulary import ClassEntry, Vocabulary
+from labelers import base, dense, diy
+
+TOLERANCE = 1e-4
+WINDOW, STRIDE, SHORT = 64, 32, 64
+
+# an odd size of several windows, a tall one, one smaller than the window, one so long that its long side is capped
+SIZES = [(75, 121), (130, 67), (40, 52), (30, 200)]
+
+
+class WordVectors(nn.Module):
+    """Prompts -> vectors, the same for the same prompt; what a text tower is to the labelers."""
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        return torch.stack([torch.from_numpy(self._vector(prompt)) for prompt in prompts])
+
+    @staticmethod
+    def _vector(prompt: str) -> np.ndarray:
+        """Close to each other, as texts are in CLIP; else every softmax would be 0 or 1, and windows would tie."""
+        shared = np.random.default_rng(0).normal(size=16) * 4
+        return (shared + np.random.default_rng(list(prompt.encode())).normal(size=16)).astype(np.float32)
+
+
+def vocabulary(background: bool) -> Vocabulary:
+    wall = ClassEntry("background", ("background", "wall"), background=True)
+    first = wall if background else ClassEntry("sea", ("sea",))
+    return Vocabulary((first, ClassEntry("dog", ("dog", "puppy", "hound")), ClassEntry("bus", ("bus",))))
+
+
+def build(name: str, patch: int, quick: bool = False, **settings: Any) -> tuple[Any, DenseClip]:
+    """A labeler of small random networks."""
+    visual = networks.open_clip_vit(patch, quick).float()
+    clip = DenseClip(visual, WordVectors(), methods.Clip({}, 4).mean, methods.Clip({}, 4).std)
+    dino = Dino(networks.timm_vit().float())
+    decoder = nn.Conv2d(24, 1, 1)
+    decoder.load_state_dict({key: torch.from_numpy(value) for key, value in networks.random_decoder().items()})
+    heads = load_heads({key: torch.from_numpy(value).float() for key, value in networks.random_heads().items()})
+    found = Found(Dino(networks.timm_vit(seed=4).float()), decoder)
+    given = Networks.of(clip=clip, dino=dino, found=found, heads=heads)
+    return base.build(name, given, settings), clip
+
+
+def reference_inputs(clip: DenseClip, words: Vocabulary, name: str) -> tuple[np.ndarray, list[int]]:
+    """names x d text embeddings by the equation, and the class of each name."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    rows, owners = [], []
+    for index, entry in enumerate(words.entries):
+        for prompt in entry.prompts:
+            article = "an" if prompt[0] in "aeiou" else "a"
+            prompts = (
+                [f"a photo of {article} {prompt}"] if name == "diy" else [t(prompt) for t in OPENAI_IMAGENET_TEMPLATES]
+            )
+            each = [WordVectors._vector(text).astype(np.float64) for text in prompts]
+            mean = np.mean([vector / np.linalg.norm(vector) for vector in each], axis=0)
+            rows.append(mean / np.linalg.norm(mean))
+            owners.append(index)
+    return np.array(rows), owners
+
+
+@pytest.fixture
+def winners(monkeypatch: pytest.MonkeyPatch) -> list[Winners]:
+    """Every pixel's best class and its probability, as the labelers found them on the way to a prediction."""
+    seen: list[Winners] = []
+
+    original = dense.to_prediction
+
+    def recorded(found: Winners, *rest: Any) -> Prediction:
+        seen.append(found)
+        return original(found, *rest)
+
+    monkeypatch.setattr(dense, "to_prediction", recorded)
+    monkeypatch.setattr(diy, "to_prediction", recorded)
+    return seen
+
+
+def check(found: Winners, probabilities: np.ndarray) -> None:
+    """The best probability of every pixel to 1e-4, and its class wherever the two best are not that close."""
+    np.testing.assert_allclose(found.confidence, probabilities.max(axis=2), atol=TOLERANCE)
+    ordered = np.sort(probabilities, axis=2)
+    clear = ordered[..., -1] - ordered[..., -2] > TOLERANCE
+    assert clear.mean() > 0.95, "the case is too ambiguous to tell anything"
+    np.testing.assert_array_equal(found.best[clear], probabilities.argmax(axis=2)[clear])
+
+
+def windows(settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"short_side": SHORT, "long_side": 160, "window": WINDOW, "stride": STRIDE, **(settings or {})}
+
+
+REFERENCE_WINDOWS = {"window": WINDOW, "stride": STRIDE, "short_side": SHORT, "max_long": 160}
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize("background", [False, True])
+def test_maskclip(patch: int, background: bool, winners: list[Winners]) -> None:
+    labeler, clip = build("maskclip", patch, quick=patch == 8, **windows())
+    words = vocabulary(background)
+    labeler.prepare(words)
+    text, owners = reference_inputs(clip, words, "maskclip")
+    reference_clip = networks.clip_of(networks.open_clip_vit(patch, quick=patch == 8), quick_gelu=patch == 8)
+    photos = [networks.photo(*size, seed=seed) for seed, size in enumerate(SIZES)]
+    labeler.label(photos)
+    for photo, found in zip(photos, winners, strict=True):
+        probabilities, _ = methods.maskclip(photo, reference_clip, text, owners, **REFERENCE_WINDOWS)
+        check(found, probabilities)
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize("affinity", ["clip", "dino", "clip-keys"])
+@pytest.mark.parametrize(
+    ("objectness", "background"), [("head", True), ("found", True), ("none", True), ("head", False)]
+)
+def test_dinoiser(patch: int, affinity: str, objectness: str, background: bool, winners: list[Winners]) -> None:
+    settings = {"affinity": affinity, "objectness": objectness, "gamma": 0.2, "delta": 0.9}
+    labeler, clip = build("dinoiser", patch, **windows(settings))
+    words = vocabulary(background)
+    labeler.prepare(words)
+    text, owners = reference_inputs(clip, words, "dinoiser")
+    photo = networks.photo(*SIZES[0])
+    probabilities, _ = methods.dinoiser(
+        photo,
+        networks.clip_of(networks.open_clip_vit(patch)),
+        text,
+        owners,
+        heads=networks.random_heads(),
+        affinity_dino=networks.dino_of(networks.timm_vit()),
+        found_dino=networks.dino_of(networks.timm_vit(seed=4)),
+        decoder=networks.random_decoder(),
+        background=0 if background else None,
+        **settings,
+        **REFERENCE_WINDOWS,
+    )
+    labeler.label([photo])
+    check(winners[0], probabilities)
+
+
+@pytest.mark.parametrize("objectness", ["found", "found-bkg", "none"])
+@pytest.mark.parametrize("scales", [(64, 32, 16), (64,), (32, 16)])
+def test_diy(objectness: str, scales: tuple[int, ...], winners: list[Winners]) -> None:
+    settings = {"scales": scales, "image_side": 64, "objectness": objectness, "objectness_side": 61}
+    labeler, clip = build("diy", 16, **settings)
+    words = vocabulary(background=True)
+    labeler.prepare(words)
+    text, owners = reference_inputs(clip, words, "diy")
+    photo = networks.photo(*SIZES[0])
+    probabilities, _ = methods.diy(
+        photo,
+        networks.clip_of(networks.open_clip_vit(16)),
+        text,
+        owners,
+        found_dino=networks.dino_of(networks.timm_vit(seed=4)),
+        decoder=networks.random_decoder(),
+        objectness=objectness,
+        canvas=64,
+        scales=scales,
+        objectness_side=61,
+    )
+    labeler.label([photo])
+    check(winners[0], probabilities)
+
+
+@pytest.mark.parametrize("name", ["maskclip", "dinoiser", "diy"])
+def test_a_photo_does_not_depend_on_its_batch(name: str) -> None:
+    """Batch 1 equals batch 7, bit for bit."""
+    small = {"image_side": 64, "scales": [64, 32], "objectness_side": 64} if name == "diy" else windows()
+    labeler, _ = build(name, 16, **small)
+    labeler.prepare(vocabulary(background=True))
+    photos = [networks.photo(60 + 7 * index, 90 - 5 * index, seed=index) for index in range(7)]
+    together = labeler.label(photos)
+    for photo, prediction in zip(photos, together, strict=True):
+        alone = labeler.label([photo])[0]
+        np.testing.assert_array_equal(alone.label_map, prediction.label_map)
+        assert (alone.labels, alone.scores) == (prediction.labels, prediction.scores)
+
+
+def test_a_shrunk_photo_gets_the_size_asked_for() -> None:
+    labeler, _ = build("maskclip", 16, **windows())
+    labeler.prepare(vocabulary(background=False))
+    assert labeler.label([networks.photo(75, 120)], [(300, 480)])[0].size == (300, 480)
+
+
+def test_synonyms_take_the_best_name() -> None:
+    """Three names, two classes: the softmax runs over names, the class takes the largest."""
+    _, clip = build("maskclip", 16)
+    words = Vocabulary((ClassEntry("dog", ("dog", "puppy")), ClassEntry("bus", ("bus",))))
+    classifier = NameClassifier(clip, words, lambda name: ("{}",))
+    names = classifier.names.double().numpy()
+    feature = np.random.default_rng(0).normal(size=16)
+    logits = 100 * names @ (feature / np.linalg.norm(feature))
+    share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    found = classifier.probabilities(torch.from_numpy(feature).float()[None, :, None, None])[0, :, 0, 0]
+    np.testing.assert_allclose(found.numpy(), [max(share[0], share[1]), share[2]], atol=1e-5)
