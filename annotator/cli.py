@@ -130,7 +130,7 @@ def export(
     run: RunArgument,
     format: Annotated[str, typer.Option(help="coco, mask-png, overlay; `--format list` says more.")] = "coco",
     out: Annotated[
-        Path | None, typer.Option(help="File or folder to write.", show_default="beside the run's parts")
+        Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -185,6 +185,16 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="RUN/eval")] = None,
 ) -> None:
     """Score a run against ground truth: per-class table, Markdown, JSON, CSV and a confusion matrix."""
+    from annotator import console
+    from annotator.run import open_run
+    from evaluation.confusion import evaluate_run
+    from evaluation.report import write_report
+    from evaluation.truth import open_truth
+
+    opened = open_run(run)
+    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), names)
+    console.print_evaluation(evaluation, write_report(evaluation, out or run / "eval"))
 
 
 @app.command()

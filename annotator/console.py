@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from annotator.run import ImageRecord, RunReader
 if TYPE_CHECKING:
     from annotator.pipeline import Estimate, Job, Outcome
     from annotator.summary import RunSummary
+    from evaluation.confusion import Evaluation
     from exporters.base import ExportSummary
 
 CLASSES_SHOWN = 30
@@ -191,6 +193,71 @@ def print_export(summary: ExportSummary) -> None:
     out.print(f"{summary.images:,} photos, {summary.annotations:,} annotations → {escape(str(summary.out))}")
     for note in summary.notes:
         out.print(f"  note: {escape(note)}")
+
+
+def print_packs() -> None:
+    from annotator.models.packs import available_packs, describe, read_pack
+
+    table = Table("pack", "files", "at hand", "what it is", box=None, pad_edge=False, header_style="bold")
+    for name in available_packs():
+        pack = read_pack(name)
+        rows = describe(pack)
+        here = sum(bool(row["path"]) for row in rows)
+        table.add_row(
+            name, str(len(rows)), "all" if here == len(rows) or pack.untrained else str(here), pack.description
+        )
+    table.add_row("auto", "", "", "paper where its weights can be had, else embedded; the default")
+    out.print(table)
+
+
+def print_pack(name: str) -> None:
+    from annotator.models.packs import describe, read_pack
+
+    pack = read_pack(name)
+    out.print(f"[bold]{escape(pack.name)}[/]  {escape(pack.description)}")
+    for row in describe(pack):
+        owner = f" (for {row['labeler']})" if row["labeler"] else ""
+        out.print(f"\n[bold]{escape(row['slot'])}[/]{escape(owner)}  {escape(row['architecture'])}")
+        for title, value in (
+            ("source", " ".join(filter(None, (row["source"], row["size"])))),
+            ("licence", row["licence"]),
+            ("sha256", row["sha256"] or "recorded when it is first used"),
+            ("file", row["path"] or "not on this machine"),
+        ):
+            if value and not (pack.untrained and title in ("sha256", "file")):
+                out.print(f"  {title}: {escape(value)}")
+
+
+def pull(name: str, labeler: str | None) -> None:
+    from annotator.models import packs
+
+    rows = packs.pull(packs.read_pack(name), labeler, progress=status)
+    out.print(f"{len(rows)} files of {escape(name)} are at hand and checked")
+
+
+def print_evaluation(evaluation: Evaluation, files: Sequence[Path]) -> None:
+    from evaluation.report import CLASS_COLUMNS, class_rows, summary_rows
+
+    table = Table(*CLASS_COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for row in class_rows(evaluation):
+        table.add_row(*(Text(cell) for cell in row))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print(table)
+    for name, value in summary_rows(evaluation):
+        out.print(f"[bold]{escape(name)}[/] {escape(value)}")
+    for note in evaluation.notes:
+        out.print(f"  note: {escape(note)}")
+    out.print(f"report → {escape(', '.join(map(str, files)))}")
+
+
+def print_demo(overview: Path) -> None:
+    folder = overview.parent
+    out.print(
+        f"look at [bold]{escape(str(overview))}[/]; "
+        f"masks, overlays, labels.json and the run lie in {escape(str(folder))}"
+    )
+    out.print(f"your own photos: annotate run --images DIR --vocab {escape(str(folder / 'classes.txt'))}")
 
 
 def duration(seconds: float) -> str:

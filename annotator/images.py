@@ -58,9 +58,10 @@ class ImageRef:
 class ImageSource:
     """What the user named. Iterating gives each photo once, in strictly increasing order of `path`.
 
-    A tree is searched anew by each iteration. Hidden names (leading dot) are passed over, links are
-    followed, and only regular files are given: those named like an image, and of the others those that
-    begin like one. A folder that cannot be read comes up as a ref `folder/`, which `decode` refuses.
+    A tree is searched anew by each iteration. Hidden names (leading dot) and run folders with all their
+    exports are passed over, links are followed, and only regular files are given: those named like an image,
+    and of the others those that begin like one. A folder that cannot be read comes up as a ref `folder/`,
+    which `decode` refuses.
 
     refs: the photos themselves, where they were named one by one; these are given whatever they are.
     """
@@ -191,7 +192,7 @@ def _enter(
     folder = Path(base + on_disk)
     status = folder.stat()
     identity = status.st_dev, status.st_ino
-    if any(identity == level.identity for level in levels):
+    if any(identity == level.identity for level in levels) or (levels and _is_run(folder)):
         return
     is_link = bool(levels) and folder.is_symlink()
     below_link = bool(levels) and levels[-1].through_link
@@ -201,6 +202,11 @@ def _enter(
         linked.add(identity)
     names, odd = _list(folder, patterns)
     levels.append(_Level(path, on_disk, identity, is_link or below_link, patterns, iter(names), odd))
+
+
+def _is_run(folder: Path) -> bool:
+    """A folder that `annotate run` made; what is in it was exported, not photographed."""
+    return (folder / "run.json").is_file() and (folder / "parts").is_dir()
 
 
 def _list(folder: Path, patterns: frozenset[Pattern]) -> tuple[list[str], dict[str, str]]:

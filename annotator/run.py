@@ -170,7 +170,7 @@ class RunWriter:
         """Paths that have a row already, read from that column alone."""
         finished: set[str] = set()
         for part in part_files(directory):
-            finished.update(pq.read_table(part, columns=["path"])["path"].to_pylist())
+            finished.update(read_columns(part, ["path"])["path"].to_pylist())
         return finished
 
     def __enter__(self) -> RunWriter:
@@ -252,6 +252,12 @@ def part_files(directory: Path) -> list[Path]:
     return sorted(_parts_folder(directory).glob("part-*.parquet"))
 
 
+def read_columns(part: Path, columns: list[str]) -> pa.Table:
+    """Some columns of a part; `segments.list.element.area` names one inside the segments."""
+    with pq.ParquetFile(part) as file:
+        return file.read(columns=columns)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """The file has its old or its new content at every moment, even when the process is killed."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -303,7 +309,7 @@ def _remove_run(directory: Path) -> None:
 def _drop_failed(directory: Path) -> None:
     """Rewrites the parts that hold failures without them, so that these photos are tried again."""
     for part in part_files(directory):
-        if "failed" in pq.read_table(part, columns=["status"])["status"].to_pylist():
+        if "failed" in read_columns(part, ["status"])["status"].to_pylist():
             table = pq.read_table(part)
             kept = table.filter(pc.equal(table["status"], "ok"))
             if kept.num_rows:
@@ -338,7 +344,7 @@ def _span(part: Path) -> tuple[str, str]:
 
 
 def _rows_of(part: Path, columns: list[str]) -> Iterator[ImageRecord]:
-    for row in pq.read_table(part, columns=columns).to_pylist():
+    for row in read_columns(part, columns).to_pylist():
         segments = row.pop("segments", None) or ()
         yield ImageRecord(
             **row, segments=tuple(Segment(**{**segment, "bbox": tuple(segment["bbox"])}) for segment in segments)

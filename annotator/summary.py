@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from annotator.run import part_files
+from annotator.run import part_files, read_columns
 
 _COLUMNS = ["status", "error", "width", "height", "segments.list.element.label", "segments.list.element.area"]
 
@@ -34,7 +33,7 @@ def summarise(directory: Path) -> RunSummary:
     """One pass over the parts, a part in memory at a time."""
     summary = RunSummary()
     for part in part_files(directory):
-        table = pq.read_table(part, columns=_COLUMNS)
+        table = read_columns(part, _COLUMNS)
         ok = table.filter(pc.equal(table["status"], "ok"))
         summary.ok += ok.num_rows
         summary.failed += table.num_rows - ok.num_rows

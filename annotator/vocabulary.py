@@ -201,9 +201,9 @@ def _from_yaml(text: str, source: str) -> Vocabulary:
 def _construct(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _templates(node: yaml.Node | None, source: str) -> tuple[str, ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from annotator.fonts import Font, fitted, font_for
 
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 RAMP = ((255, 255, 255), (214, 230, 244), (146, 195, 222), (64, 144, 197), (12, 86, 160), (8, 40, 94))
 """Colours of 0, 20, ..., 100 %."""
@@ -28,8 +29,6 @@ CELL_WITH_LABEL = 9
 LABEL_MAX = 200
 MARGIN, GAP, WIDTH_MIN = 28, 10, 360
 BAR, BAR_MIN, BAR_MAX = 14, 160, 320
-FALLBACK_FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
-"""Tried where a name needs more than ASCII, which is all that Pillow's own font has."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,10 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Ima
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
 
     cell = int(np.clip(MATRIX_SIDE // (len(shown) + 1), CELL_MIN, CELL_MAX))
-    font = _font(names, max(10, min(15, cell - 2)))
-    labels = [_fitted(names[index], index, font) for index in shown.tolist()] if cell >= CELL_WITH_LABEL else []
+    font = font_for(names, max(10, min(15, cell - 2)))
+    labels = (
+        [fitted(names[index], index, font, LABEL_MAX) for index in shown.tolist()] if cell >= CELL_WITH_LABEL else []
+    )
     widest = int(max((font.getlength(label) for label in [*labels, "nothing"]), default=0))
     layout = _Layout(MARGIN + widest + GAP, MARGIN + 58 + widest + GAP, cell, len(shown))
 
@@ -83,7 +84,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Ima
         _draw_numbers(draw, shares, layout)
     _draw_labels(image, labels, font, layout)
     _draw_bar(image, layout)
-    title, small = _font((), 19), _font((), 13)
+    title, small = font_for((), 19), font_for((), 13)
     draw.text((MARGIN, MARGIN - 8), "Where each class's pixels went", INK, title)
     draw.text((MARGIN, MARGIN + 20), "row: truth, column: prediction, 100 % per row", FAINT, small)
     if left_out := len(names) - len(shown):
@@ -105,7 +106,7 @@ def _draw_cells(image: Image.Image, shares: NDArray[np.float64], layout: _Layout
 
 
 def _draw_numbers(draw: ImageDraw.ImageDraw, shares: NDArray[np.float64], layout: _Layout) -> None:
-    font = _font((), max(11, layout.cell // 3))
+    font = font_for((), max(11, layout.cell // 3))
     for row, column in np.argwhere(np.nan_to_num(shares) >= 0.005):
         share = shares[row, column]
         middle = (layout.left_of(column) + layout.cell / 2, layout.y + (row + 0.5) * layout.cell)
@@ -134,33 +135,10 @@ def _draw_bar(image: Image.Image, layout: _Layout) -> None:
     draw.rectangle((x, layout.y, x + BAR, layout.y + height), outline=FAINT)
     for share in (1.0, 0.5, 0.0):
         at = (x + BAR + 8, layout.y + (1 - share) * height)
-        draw.text(at, f"{100 * share:.0f} %", FAINT, _font((), 12), anchor="lm")
+        draw.text(at, f"{100 * share:.0f} %", FAINT, font_for((), 12), anchor="lm")
 
 
 def _ramp(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shares in [0, 1] of any shape -> the same shape x 3, 0 to 255."""
     stops = np.linspace(0, 1, len(RAMP))
     return np.stack([np.interp(shares, stops, channel) for channel in zip(*RAMP, strict=True)], axis=-1)
-
-
-def _font(names: Sequence[str], size: int) -> Font:
-    if all(name.isascii() for name in names):
-        return ImageFont.load_default(size)
-    for file in FALLBACK_FONTS:
-        try:
-            return ImageFont.truetype(file, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)
-
-
-def _fitted(name: str, index: int, font: Font) -> str:
-    """The name, cut to LABEL_MAX pixels; `#index` where the font lacks a character of it."""
-    lacking = bytes(font.getmask("\uffff"))
-    if not name or any(not character.isspace() and bytes(font.getmask(character)) == lacking for character in name):
-        return f"#{index}"
-    if font.getlength(name) <= LABEL_MAX:
-        return name
-    while name and font.getlength(name + "...") > LABEL_MAX:
-        name = name[:-1]
-    return name + "..."

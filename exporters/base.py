@@ -23,7 +23,7 @@ from annotator.errors import ConfigError
 from annotator.run import RunReader
 
 ENTRY_POINTS = "annotator.exporters"
-BUILT_IN = {"coco": "exporters.coco", "mask-png": "exporters.mask_png"}
+BUILT_IN = {"coco": "exporters.coco", "mask-png": "exporters.mask_png", "overlay": "exporters.overlay"}
 
 
 @dataclass
@@ -47,18 +47,22 @@ class Registration:
     export: Export
     options: type
     description: str
+    suffix: str
 
 
 _known: dict[str, Registration] = {}
 
 
-def register(name: str, options: type, description: str) -> Callable[[AnyExport], AnyExport]:
-    """Function decorator. Two exporters of one name are an error, not a silent choice."""
+def register(name: str, options: type, description: str, suffix: str = "") -> Callable[[AnyExport], AnyExport]:
+    """Function decorator. Two exporters of one name are an error, not a silent choice.
+
+    suffix: of the one file that the format writes (".json"); "" for a format that writes a folder.
+    """
 
     def add(export: AnyExport) -> AnyExport:
         if name in _known and _known[name].export is not export:
             raise ConfigError(f"Expected one exporter named {name!r}, but two packages register it; remove one")
-        _known[name] = Registration(name, export, options, description)
+        _known[name] = Registration(name, export, options, description, suffix)
         return export
 
     return add
@@ -80,6 +84,11 @@ def find(name: str) -> Registration:
     if name not in _known:
         raise ConfigError(f"no export format {name!r}; known are {', '.join(available())}")
     return _known[name]
+
+
+def default_out(run: Path, name: str) -> Path:
+    """Where an export goes that was not told: into the run, which no search for photos enters."""
+    return run / "exports" / f"{name}{find(name).suffix}"
 
 
 def export(name: str, run: RunReader, out: Path, given: Mapping[str, Any] | None = None) -> ExportSummary:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import pyarrow.parquet as pq
-
 from annotator.prediction import Segment
-from annotator.run import RunReader, part_files
+from annotator.run import RunReader, part_files, read_columns
 from annotator.vocabulary import Color
 
 
@@ -65,6 +63,6 @@ def _labels(run: RunReader) -> tuple[str, ...]:
     """Read from the label column alone."""
     labels: set[str] = set()
     for part in part_files(run.directory):
-        segments = pq.read_table(part, columns=["segments.list.element.label"])["segments"].combine_chunks()
+        segments = read_columns(part, ["segments.list.element.label"])["segments"].combine_chunks()
         labels.update(segments.flatten().field("label").to_pylist())
     return tuple(sorted(labels))

@@ -91,7 +91,7 @@ class Diy:
         rows, columns = patches.shape[1:3]
         crops = patches.permute(1, 2, 0, 3, 4).flatten(0, 1)
         cosines = in_fixed_batches(crops, self._classify, min(len(crops), self._networks.crops_at_once))
-        grid = cosines.T.unflatten(1, (rows, columns))
+        grid = cosines.T.reshape(-1, rows, columns)
         return F.interpolate(grid[None], size=square.shape[1:], mode="bilinear", align_corners=False)[0]
 
     def _classify(self, crops: Tensor) -> Tensor:

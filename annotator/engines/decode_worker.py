@@ -11,7 +11,7 @@ import dataclasses
 import os
 import pickle
 import sys
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from annotator.images import Photo, decode
 NO_PIXELS = np.zeros((0, 0, 3), dtype=np.uint8)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while True:
         try:
             path, working_side, max_pixels = pickle.load(requests)
@@ -38,14 +38,14 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def receive(answers: BinaryIO) -> Photo:
+def receive(answers: IO[bytes]) -> Photo:
     """Reads one answer; raises ImageError where it is a reason, EOFError where the process is gone."""
     answer = pickle.load(answers)
     if isinstance(answer, str):
         raise ImageError(answer)
     photo, shape = answer
     pixels = np.empty(shape, dtype=np.uint8)
-    view = memoryview(pixels).cast("B")
+    view = pixels.data.cast("B")
     while len(view):
         if not (read := answers.readinto(view)):  # type: ignore[attr-defined]
             raise EOFError

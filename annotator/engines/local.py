@@ -6,17 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from annotator.engines.decoding import Decoded, DecodePool
-from annotator.errors import ImageError
 from annotator.images import ImageRef, Photo
 from annotator.prediction import Prediction
 from annotator.run import ImageRecord
 
 if TYPE_CHECKING:
     from labelers.base import Labeler
+
+REASON_LENGTH = 500
 
 
 def execute(
@@ -81,15 +83,17 @@ def _ask_alone(photo: Photo, labeler: Labeler) -> Prediction | Exception:
 def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, seconds: float) -> ImageRecord:
     if photo is None:
         return ImageRecord(ref.path, "failed", error=str(answer))
-    facts = {
-        "bytes": photo.bytes,
-        "mtime": photo.mtime,
-        "width": photo.width,
-        "height": photo.height,
-        "orientation": photo.orientation,
-        "seconds": seconds,
-    }
+    record = ImageRecord(
+        path=ref.path,
+        status="ok",
+        bytes=photo.bytes,
+        mtime=photo.mtime,
+        width=photo.width,
+        height=photo.height,
+        orientation=photo.orientation,
+        seconds=seconds,
+    )
     if isinstance(answer, Prediction):
-        return ImageRecord(ref.path, "ok", **facts, segments=tuple(answer.segments()))
-    reason = str(answer) if isinstance(answer, ImageError) else f"labelling failed: {type(answer).__name__}: {answer}"
-    return ImageRecord(ref.path, "failed", **facts, error=" ".join(reason.split())[:500])
+        return replace(record, segments=tuple(answer.segments()))
+    reason = f"labelling failed: {type(answer).__name__}: {answer}"
+    return replace(record, status="failed", error=" ".join(reason.split())[:REASON_LENGTH])

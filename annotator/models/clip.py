@@ -42,6 +42,10 @@ class DenseClip(nn.Module):
     weights_id: names these weights in the text-embedding cache (their SHA-256); "" keeps nothing on disk.
     """
 
+    visual: Any
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         visual: nn.Module,
@@ -51,7 +55,7 @@ class DenseClip(nn.Module):
         weights_id: str = "",
     ) -> None:
         super().__init__()
-        self.visual: Any = visual.eval().requires_grad_(False)
+        self.visual = visual.eval().requires_grad_(False)
         self.text = text.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -135,7 +139,8 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """B x (1 + P) x C -> B x C x h x w, class token dropped, float32."""
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid).float()
+    patches = tokens[:, 1:].transpose(1, 2)
+    return patches.reshape(*patches.shape[:2], *grid).float()
 
 
 class OpenClipText(nn.Module):

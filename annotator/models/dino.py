@@ -33,17 +33,22 @@ class LastAttention:
 
     def as_map(self, per_head: Tensor) -> Tensor:
         """B x heads x P x c -> B x (heads * c) x h x w."""
-        return per_head.permute(0, 1, 3, 2).flatten(1, 2).unflatten(2, self.grid)
+        stacked = per_head.permute(0, 1, 3, 2).flatten(1, 2)
+        return stacked.reshape(*stacked.shape[:2], *self.grid)
 
 
 class Dino(nn.Module):
     """A timm VisionTransformer, run up to its last q/k/v. Any input size: positions are resized."""
 
+    vit: Any
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, vit: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
         super().__init__()
-        self.vit: Any = vit.eval().requires_grad_(False)
+        self.vit = vit.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
@@ -61,7 +66,7 @@ class Dino(nn.Module):
             x = block(x)
         attention = self.vit.blocks[-1].attn
         qkv = attention.qkv(self.vit.blocks[-1].norm1(x))  # B x (1 + P) x 3D
-        q, k, v = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).float()
+        q, k, v = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).float()
         class_logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # B x heads x 1 x (1 + P)
         class_attention = class_logits.softmax(dim=-1)[:, :, 0, 1:]
         return LastAttention(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], class_attention, grid)

@@ -32,7 +32,7 @@ class Found(nn.Module):
         """The training-free form: B x 3 x H x W -> B x h x w, 1 where a patch is unlike the background seed."""
         attention = self.dino.last_attention(images)
         similarity = _similarity_to_seed(attention)
-        return (similarity <= SEED_SIMILARITY).float().unflatten(1, attention.grid)
+        return (similarity <= SEED_SIMILARITY).float().view(-1, *attention.grid)
 
 
 def _similarity_to_seed(attention: LastAttention) -> Tensor:
