@@ -44,7 +44,7 @@ def announce(job: Job, quiet: bool) -> None:
     networks = job.networks
     err.print(
         f"{escape(job.config.labeler)} · pack {escape(networks.pack)} · {classes} · "
-        f"{networks.device} {networks.precision} · {escape(str(job.source))} → {escape(str(job.directory))}"
+        f"{networks.device} {networks.precision} · {escape(str(job.source.root))} → {escape(str(job.directory))}"
     )
 
 
@@ -96,7 +96,10 @@ def print_outcome(outcome: Outcome, quiet: bool) -> None:
     if quiet:
         return
     print_summary(outcome.summary)
-    rate = outcome.labelled / outcome.seconds if outcome.seconds else 0.0
+    if not outcome.labelled:
+        out.print(f"nothing was left to do in {escape(str(outcome.directory))}")
+        return
+    rate = outcome.labelled / outcome.seconds
     out.print(
         f"{outcome.labelled:,} photos in {duration(outcome.seconds)}, {rate:.2f} photos/s "
         f"→ {escape(str(outcome.directory))}"
@@ -147,7 +150,9 @@ def print_estimate(job: Job, estimate: Estimate) -> None:
     )
     for name, value in job.manifest.config["settings"].items():
         out.print(f"  {name}: {value}")
-    if estimate.seconds_per_photo is None:
+    if not todo:
+        out.print("nothing is left to do")
+    elif estimate.seconds_per_photo is None:
         out.print("no time can be told: no photo of the sample could be labelled")
     else:
         seconds = duration(todo * estimate.seconds_per_photo)

@@ -152,7 +152,7 @@ def run(job: Job, report: Report = lambda record: None) -> Outcome:
 
 def estimate(job: Job) -> Estimate:
     """What `run` would do, measured on a few photos; writes nothing."""
-    finished = RunWriter.finished_paths(job.directory)
+    finished = set() if job.config.overwrite else RunWriter.finished_paths(job.directory)
     open_refs = list(islice((ref for ref in job.source if ref.path not in finished), SAMPLE))
     photos = sum(1 for _ in job.source)
     for _ in job.execute(open_refs[:1]):
