@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from annotator.models.backbone import Backbone
 from annotator.models.compat import prepare_torchvision
 from annotator.models.text_cache import TextCache
 from annotator.models.weights import load_strict
@@ -35,7 +36,7 @@ class DenseFeatures:
     keys: Tensor
 
 
-class DenseClip(nn.Module):
+class DenseClip(Backbone):
     """A CLIP vision tower with dense outputs, and its text side.
 
     text:       list of prompts -> N x d embeddings, not normalised.
@@ -75,32 +76,35 @@ class DenseClip(nn.Module):
 
     def dense(self, images: Tensor) -> DenseFeatures:
         """B x 3 x H x W RGB in [0, 1] -> per-patch features, in one forward pass without the last attention."""
-        x, grid = self._tokens(self.normalise(images))
-        blocks = self.visual.transformer.resblocks
-        tap = len(blocks) - 3
-        intermediate = x
-        for index, block in enumerate(blocks[:-1]):
-            x = x + block.ls_1(block.attention(block.ln_1(x)))
-            after_attention = block.ln_2(x)
-            if index == tap:
-                intermediate = after_attention
-            x = x + block.ls_2(block.mlp(after_attention))
-        last = blocks[-1]
-        attended = last.ln_1(x)
-        _, key_weight, value_weight = last.attn.in_proj_weight.chunk(3)
-        _, key_bias, value_bias = last.attn.in_proj_bias.chunk(3)
-        keys = F.linear(attended, key_weight, key_bias)
-        x = x + last.ls_1(last.attn.out_proj(F.linear(attended, value_weight, value_bias)))
-        x = x + last.ls_2(last.mlp(last.ln_2(x)))
-        maskclip = self.visual.ln_post(x) @ self.visual.proj
-        return DenseFeatures(*(_to_map(tokens, grid) for tokens in (maskclip, intermediate, keys)))
+        with self.autocast(images.device):
+            x, grid = self._tokens(self.normalise(images))
+            blocks = self.visual.transformer.resblocks
+            tap = len(blocks) - 3
+            intermediate = x
+            for index, block in enumerate(blocks[:-1]):
+                x = x + block.ls_1(block.attention(block.ln_1(x)))
+                after_attention = block.ln_2(x)
+                if index == tap:
+                    intermediate = after_attention
+                x = x + block.ls_2(block.mlp(after_attention))
+            last = blocks[-1]
+            attended = last.ln_1(x)
+            _, key_weight, value_weight = last.attn.in_proj_weight.chunk(3)
+            _, key_bias, value_bias = last.attn.in_proj_bias.chunk(3)
+            keys = F.linear(attended, key_weight, key_bias)
+            x = x + last.ls_1(last.attn.out_proj(F.linear(attended, value_weight, value_bias)))
+            x = x + last.ls_2(last.mlp(last.ln_2(x)))
+            maskclip = self.visual.ln_post(x) @ self.visual.proj
+            return DenseFeatures(*(_to_map(tokens, grid) for tokens in (maskclip, intermediate, keys)))
 
     def embed(self, images: Tensor) -> Tensor:
         """B x 3 x H x W RGB in [0, 1] -> B x d global embeddings (class token), not normalised."""
-        x, _ = self._tokens(self.normalise(images))
-        for block in self.visual.transformer.resblocks:
-            x = block(x)
-        return self.visual.ln_post(x[:, 0]) @ self.visual.proj
+        with self.autocast(images.device):
+            x, _ = self._tokens(self.normalise(images))
+            for block in self.visual.transformer.resblocks:
+                x = block(x)
+            embedding: Tensor = self.visual.ln_post(x[:, 0]) @ self.visual.proj
+        return embedding.float()
 
     def _tokens(self, normalised: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """-> B x (1 + P) x D tokens that enter the first block, and their (h, w)."""
@@ -122,7 +126,7 @@ class DenseClip(nn.Module):
     def _embed_names(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         rows = []
         for name in names:
-            prompts = self.text([template.format(name) for template in templates]).float()
+            prompts = self.text([template.replace("{}", name) for template in templates]).float()
             rows.append(F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1))
         return torch.stack(rows).cpu()
 
@@ -155,7 +159,19 @@ class OpenClipText(nn.Module):
         """N prompts -> N x d, not normalised."""
         device = next(self.model.parameters()).device
         batches = (prompts[start : start + PROMPTS_AT_ONCE] for start in range(0, len(prompts), PROMPTS_AT_ONCE))
-        return torch.cat([self.model.encode_text(self.tokenizer(batch).to(device)) for batch in batches])
+        return torch.cat([self._encode(self.tokenizer(batch).to(device)) for batch in batches])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        """The model's `encode_text`; of CLIP's own kind of tower only as far as the longest prompt goes, since
+        causal attention keeps what follows the end-of-text token from mattering."""
+        model = self.model
+        if model.text_pool_type != "argmax" or model.attn_mask is None or isinstance(model.text_projection, nn.Linear):
+            return model.encode_text(tokens)
+        ends = tokens.argmax(dim=1)  # end-of-text has the highest number
+        length = int(ends.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        return x[torch.arange(len(x), device=x.device), ends] @ model.text_projection
 
 
 def load_open_clip(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from annotator.errors import ConfigError
 
-Precision = Literal["fp32", "bf16"]
+if TYPE_CHECKING:
+    from annotator.models.backbone import Precision
 
 WINDOWS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}
 CROPS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
@@ -58,15 +57,3 @@ def decode_workers(device: str) -> int:
     """Processes that decode photos: on a CPU the networks want the cores, a GPU wants to be fed."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1 if kind_of(device) == "cpu" else max(1, min(cores - 1, MOST_DECODERS))
-
-
-@contextmanager
-def inference(device: str, precision: Precision) -> Iterator[None]:
-    """No gradients; matrix products in bfloat16 where asked for."""
-    import torch
-
-    with (
-        torch.inference_mode(),
-        torch.autocast(kind_of(device), dtype=torch.bfloat16, enabled=precision == "bf16"),
-    ):
-        yield

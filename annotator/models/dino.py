@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from annotator.models.backbone import Backbone
 from annotator.models.clip import resize_positions
 from annotator.models.compat import prepare_torchvision
 from annotator.models.weights import load_strict
@@ -37,7 +38,7 @@ class LastAttention:
         return stacked.reshape(*stacked.shape[:2], *self.grid)
 
 
-class Dino(nn.Module):
+class Dino(Backbone):
     """A timm VisionTransformer, run up to its last q/k/v. Any input size: positions are resized."""
 
     vit: Any
@@ -58,14 +59,15 @@ class Dino(nn.Module):
         """B x 3 x H x W RGB in [0, 1]; padded right/bottom with zeros to whole patches, then mean/std."""
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        patches = self.vit.patch_embed.proj((padded - self.mean) / self.std)  # B x D x h x w
-        grid = (patches.shape[-2], patches.shape[-1])
-        x = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
-        x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid))
-        for block in self.vit.blocks[:-1]:
-            x = block(x)
-        attention = self.vit.blocks[-1].attn
-        qkv = attention.qkv(self.vit.blocks[-1].norm1(x))  # B x (1 + P) x 3D
+        with self.autocast(images.device):
+            patches = self.vit.patch_embed.proj((padded - self.mean) / self.std)  # B x D x h x w
+            grid = (patches.shape[-2], patches.shape[-1])
+            x = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+            x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid))
+            for block in self.vit.blocks[:-1]:
+                x = block(x)
+            attention = self.vit.blocks[-1].attn
+            qkv = attention.qkv(self.vit.blocks[-1].norm1(x))  # B x (1 + P) x 3D
         q, k, v = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).float()
         class_logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # B x heads x 1 x (1 + P)
         class_attention = class_logits.softmax(dim=-1)[:, :, 0, 1:]

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.errors import WeightsError
 from annotator.models.compat import prepare_torchvision
-from annotator.models.devices import CROPS_AT_ONCE, WINDOWS_AT_ONCE, Precision, decode_workers, inference, kind_of
+from annotator.models.devices import CROPS_AT_ONCE, WINDOWS_AT_ONCE, decode_workers, kind_of
 from annotator.models.sources import Source, hold_to_hash, locate
 from annotator.models.weights import State, read_state
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from annotator.models.backbone import Precision
     from annotator.models.clip import DenseClip
     from annotator.models.dino import Dino
     from annotator.models.found import Found
@@ -103,8 +104,10 @@ class Networks:
         return self._get("heads")
 
     def inference(self) -> AbstractContextManager[None]:
-        """To run them in: no gradients, and the precision asked for."""
-        return inference(self.device, self.precision)
+        """To run them in: no gradients."""
+        import torch
+
+        return torch.inference_mode()
 
     def used(self) -> Used:
         """What has been loaded so far, for the run's manifest; nothing for modules in memory."""
@@ -112,7 +115,12 @@ class Networks:
 
     def _get(self, role: str) -> Any:
         if role not in self._loaded:
+            from annotator.models.backbone import Backbone
+
             network, used = self._load(role)
+            for module in network.modules():
+                if isinstance(module, Backbone):
+                    module.precision = self.precision
             self._loaded[role] = network.to(self.device)
             self._used.update(used)
         return self._loaded[role]

@@ -18,12 +18,14 @@ import yaml
 
 from annotator.config import parameters_from
 from annotator.errors import ConfigError, WeightsError
-from annotator.models.devices import Precision, resolve_device, resolve_precision
+from annotator.models.devices import resolve_device, resolve_precision
 from annotator.models.networks import Networks, Role, Used, build, weights_from_files, weights_from_seed
 from annotator.models.sources import MissingWeights, Source, at_hand, known_hash, locate
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from annotator.models.backbone import Precision
 
 __all__ = [
     "AUTO",

@@ -210,3 +210,19 @@ def test_synonyms_take_the_best_name() -> None:
     share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     found = classifier.probabilities(torch.from_numpy(feature).float()[None, :, None, None])[0, :, 0, 0]
     np.testing.assert_allclose(found.numpy(), [max(share[0], share[1]), share[2]], atol=1e-5)
+
+
+def test_reduced_precision_stays_inside_the_networks() -> None:
+    """bf16 has eight bits: 100 x cosine would be off by whole units, were it not computed in float32."""
+    labeler, clip = build("dinoiser", 16, **windows())
+    labeler.prepare(vocabulary(background=True))
+    photo = networks.photo(*SIZES[0])
+    exact = labeler.label([photo])[0]
+    clip.precision = "bf16"
+    rough = labeler.label([photo])[0]
+    dense_features = clip.dense(torch.rand(1, 3, 64, 64))
+    assert {dense_features.maskclip.dtype, dense_features.intermediate.dtype, dense_features.keys.dtype} == {
+        torch.float32
+    }
+    assert rough.scores != exact.scores
+    assert (rough.class_map() == exact.class_map()).mean() > 0.9
