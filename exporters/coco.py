@@ -66,13 +66,15 @@ class CocoOptions:
         return View(self.instances, self.min_area, self.fill_holes)
 
 
-@register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff")
+@register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff", suffix=".json")
 def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     """Streams the run into one JSON; needs disk, not memory, for all photos."""
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"expected --out to name a .json file for COCO, but got {out}")
     classes = classes_of(run)
     summary = ExportSummary(out)
+    if options.variant == "panoptic":
+        refuse_among_photos(run, out.with_suffix(""))
     left_out = None if options.variant == "stuff" else classes.background
 
     def index_of(segment: Segment) -> int:
@@ -83,7 +85,7 @@ def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     with _document(out, head) as (add_image, add_annotation):
         photos = _with_images(labelled(run, summary), add_image)
         if options.variant == "panoptic":
-            _write_panoptic(run, photos, index_of, options, summary, add_annotation)
+            _write_panoptic(photos, index_of, options, summary, add_annotation)
         else:
             _write_masks(photos, index_of, options, summary, add_annotation)
     return summary
@@ -118,7 +120,6 @@ def _write_masks(
 
 
 def _write_panoptic(
-    run: RunReader,
     photos: Iterator[tuple[int, ImageRecord]],
     index_of: IndexOf,
     options: CocoOptions,
@@ -127,7 +128,6 @@ def _write_panoptic(
 ) -> None:
     """Segments of a photo are numbered from 1; 0 is void."""
     folder = summary.out.with_suffix("")
-    refuse_among_photos(run, folder)
     names = Names()
     for image_id, record in photos:
         found = piece_map(record, index_of, options.view)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image
 
@@ -31,18 +30,18 @@ def _hf_line(stem: str) -> str | None:
 class Layout:
     """Folders and files below the output folder; every photo belongs to the training split.
 
-    photos:         None where the layout has no photos.
-    first_value:    pixel value of the first class; where it is 1, 0 is a pixel without a label.
-    lists:          files that name the photos, one a line.
-    line:           that line, without its end; None for a name that breaks such a file.
-    not_in_stem:    what readers replace wherever a name has it, and not only at its end.
+    photos:      None where the layout has no photos.
+    first_value: pixel value of the first class; where it is 1, 0 is a pixel without a label.
+    lists:       files that name the photos, one a line.
+    line:        what that line says; None for a name that would break such a file.
+    not_in_stem: what readers replace wherever a name has it, and not only at its end.
     """
 
     masks: str
     photos: str | None = None
     first_value: int = 0
     lists: tuple[str, ...] = ()
-    line: Callable[[str], str | None] = _voc_line
+    line: Callable[[str], str | None] | None = None
     not_in_stem: str | None = None
 
 
@@ -52,6 +51,7 @@ LAYOUTS = {
         masks="SegmentationClass",
         photos="JPEGImages",
         lists=("ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/trainval.txt"),
+        line=_voc_line,
     ),
     "mmseg": Layout(masks="ann_dir/train", photos="img_dir/train", not_in_stem=PHOTO_SUFFIX),
     "ade": Layout(masks="annotations/training", photos="images/training", first_value=1, not_in_stem=PHOTO_SUFFIX),
@@ -59,8 +59,8 @@ LAYOUTS = {
 }
 
 
-def bring_photo(record: ImageRecord, source: Path, target: Path, how: Literal["link", "copy"]) -> bool:
-    """Puts a photo where the layout wants it; False where it is no longer there or readable.
+def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) -> bool:
+    """Links or copies a photo to where the layout wants it; False where it is no longer there or readable.
 
     A photo that EXIF turns becomes an upright JPEG copy, as many trainers do not look at EXIF.
     """
@@ -69,7 +69,7 @@ def bring_photo(record: ImageRecord, source: Path, target: Path, how: Literal["l
             if record.orientation > 1:
                 photo = decode(source, max_pixels=record.width * record.height)
                 Image.fromarray(photo.pixels).save(temporary, "JPEG", quality=95, subsampling=0)
-            elif how == "copy":
+            elif copy:
                 shutil.copyfile(source, temporary)
             else:
                 temporary.symlink_to(source.resolve(strict=True))

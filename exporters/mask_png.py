@@ -37,8 +37,8 @@ class MaskPngOptions:
             from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers, all photos in
             the training split.
     gray:   PNGs of mode 'L' instead of 'P'; the same values without a palette.
-    photos: how those layouts get the photos: symbolic links, copies, or not at all. They are named .jpg
-            whatever they are, and photos that EXIF turns are always upright JPEG copies.
+    photos: how those layouts get the photos: symbolic links, copies, or not at all (to be put there later).
+            They are named .jpg whatever they are, and photos that EXIF turns are always upright JPEG copies.
     """
 
     preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = "plain"
@@ -65,19 +65,23 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
             stem = names.stem(record.path)
             with replacing(masks / f"{stem}.png") as temporary:
                 _image(_values(record, classes, coding), palette).save(temporary, "PNG")
-            if options.photos != "none" and photos:
-                source = run.image_root / record.path
-                missing += not bring_photo(record, source, photos / f"{stem}{PHOTO_SUFFIX}", options.photos)
-            line = layout.line(stem)
-            unlisted += line is None
-            for file in lists:
-                file.write("" if line is None else f"{line}\n")
+            summary.annotations += len(record.segments)
+            if photos:
+                source, target = run.image_root / record.path, photos / f"{stem}{PHOTO_SUFFIX}"
+                if not bring_photo(record, source, target, copy=options.photos == "copy"):
+                    missing += 1
+                    continue
+            if layout.line and (line := layout.line(stem)) is None:
+                unlisted += 1
+            elif layout.line:
+                for file in lists:
+                    file.write(f"{line}\n")
     _write_tables(out, classes, coding)
 
     names.note(summary)
     if missing:
         summary.notes.append(f"{missing:,} photos could not be brought along: they are no longer in {run.image_root}")
-    if unlisted and layout.lists:
+    if unlisted:
         summary.notes.append(
             f"{unlisted:,} photos are not in {layout.lists[0]}: their names hold line breaks or outer blanks"
         )

@@ -65,7 +65,7 @@ class PieceMap:
 
 
 def pieces(record: ImageRecord, index_of: IndexOf, view: View) -> list[Piece]:
-    """By class; the parts of a class by their topmost, then leftmost pixel. Decodes no mask for the plain view."""
+    """By class, then in reading order. Decodes no mask for the plain view."""
     if view != View():
         return list(piece_map(record, index_of, view).pieces().values())
     return [_merged(index, group, record.size) for index, group in _by_class(record, index_of).items()]
@@ -126,9 +126,8 @@ def _parts(mask: NDArray[np.bool_], view: View) -> tuple[NDArray[np.int32], int]
     parts, count = ndimage.label(mask, TOUCHING)
     large = np.bincount(parts.ravel(), minlength=count + 1) >= view.min_area
     large[0] = False
-    renumbered = np.cumsum(large) if view.instances else np.ones(count + 1)
-    kept: NDArray[np.int32] = np.where(large, renumbered, 0).astype(np.int32)[parts]
-    return kept, int(kept.max())
+    numbers = (np.cumsum(large) * large if view.instances else large).astype(np.int32)
+    return numbers[parts], int(numbers.max())
 
 
 def _fill_holes(numbers: LabelMap) -> None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from exporters.rle import run_lengths
 
-MOST_POLYGONS = 64
-"""Readers such as torchvision's reference decode each polygon of an annotation to a full mask of its own, so
-of a mask in more parts the last ones are strung together by cuts into one polygon."""
+MOST_BYTES = 2**28
+"""Readers such as torchvision's reference decode each polygon of an annotation to a full mask of its own. Where
+that would take more (870 polygons at 640 x 480), the last ones are strung together by cuts into one."""
 
 Polygon = list[int]
 """x, y, x, y, ...: corners only, clockwise, from the leftmost corner of the top row."""
@@ -54,7 +54,8 @@ def polygons(rle: bytes, size: tuple[int, int]) -> list[Polygon]:
     nodes = np.fromiter(chain.from_iterable(rings), dtype=np.int64)
     points = np.stack((x[nodes], y[nodes]), axis=1).ravel().tolist()
     ends = (2 * np.cumsum([len(ring) for ring in rings], dtype=np.int64)).tolist()
-    return _strung_together([points[begin:end] for begin, end in pairwise([0, *ends])])
+    parts = [points[begin:end] for begin, end in pairwise([0, *ends])]
+    return _strung_together(parts, max(1, MOST_BYTES // (size[0] * size[1])))
 
 
 class _Corners(NamedTuple):
@@ -154,11 +155,11 @@ def _link_holes(
     return np.append(x, np.array(new_x, dtype=np.int64)), np.append(y, np.array(new_y, dtype=np.int64))
 
 
-def _strung_together(parts: list[Polygon]) -> list[Polygon]:
-    """At most MOST_POLYGONS polygons: the last one walks round the remaining parts and all the way back."""
-    if len(parts) <= MOST_POLYGONS:
+def _strung_together(parts: list[Polygon], most: int) -> list[Polygon]:
+    """At most so many polygons: the last one walks round the remaining parts and all the way back."""
+    if len(parts) <= most:
         return parts
-    strung = parts[MOST_POLYGONS - 1 :]
+    strung = parts[most - 1 :]
     there = chain.from_iterable(part + part[:2] for part in strung)
     back = chain.from_iterable(part[:2] for part in reversed(strung[1:-1]))
-    return [*parts[: MOST_POLYGONS - 1], [*there, *back]]
+    return [*parts[: most - 1], [*there, *back]]

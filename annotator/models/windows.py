@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.errors import ConfigError
+
 Score = Callable[[Tensor], Tensor]
 """B x 3 x h x w RGB in [0, 1] -> B x C x gh x gw class probabilities on the patch grid of the padded window."""
 
@@ -35,6 +37,16 @@ class WindowPlan:
     long_side: int = 2048
     window: int = 448
     stride: int = 224
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "long_side", "window", "stride"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1 pixel, but got {getattr(self, name)}")
+        if self.stride > self.window:
+            raise ConfigError(
+                f"stride: expected at most window ({self.window}), or pixels between windows stay unseen, "
+                f"but got {self.stride}"
+            )
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the photo -> of the canvas the windows are cut from; ratio kept."""
