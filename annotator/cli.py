@@ -100,7 +100,8 @@ def run(
 
     from annotator import pipeline
 
-    job = pipeline.prepare(settings)
+    with console.loading():
+        job = pipeline.prepare(settings)
     console.announce(job, quiet)
     if dry_run:
         console.print_estimate(job, pipeline.estimate(job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -53,9 +54,17 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: str | Path | None, given: Mapping[str, Any]) -> RunConfig:
-        """Defaults, then the YAML file, then the flags that were given (those that are not None)."""
-        stated = {name: value for name, value in given.items() if value not in (None, {})}
-        return parameters_from(cls, {**(read_yaml(path) if path else {}), **stated}, str(path or "annotate run"))
+        """Defaults, then the YAML file, then the flags that were given (those that are not None).
+
+        `settings` and `weights` of both are joined, name by name.
+        """
+        values = read_yaml(path) if path else {}
+        for name, value in given.items():
+            if isinstance(value, dict) and isinstance(values.get(name), dict):
+                values[name] = {**values[name], **value}
+            elif value not in (None, {}):
+                values[name] = value
+        return parameters_from(cls, values, str(path or "annotate run"))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def parameters_from(kind: type[Parameters], given: Mapping[str, Any], owner: str
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
+            near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{owner} has no setting {name!r} (it has {', '.join(fields) or 'none'}){hint}")
     values = {name: _convert(value, hints[name], f"{owner}: {name}") for name, value in given.items()}
@@ -95,6 +104,23 @@ def parameters_from(kind: type[Parameters], given: Mapping[str, Any], owner: str
         return kind(**values)
     except ValueError as error:
         raise ConfigError(f"{owner}: {error}") from None
+
+
+def settings_of(kind: type) -> list[tuple[str, str, str]]:
+    """(name, what it takes, default) of every setting in a parameters dataclass, for people."""
+    hints = typing.get_type_hints(kind)
+    return [
+        (field.name, _type_name(hints[field.name]), "" if field.default is dataclasses.MISSING else str(field.default))
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _type_name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
+    return {"bool": "true, false", "int": "whole number", "float": "number", "str": "text"}.get(
+        getattr(kind, "__name__", ""), str(kind)
+    )
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -122,8 +148,13 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, but got {value!r}")
         return tuple(_convert(item, arguments[0], where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _convert(item, arguments[1], f"{where}.{name}") for name, item in value.items()}
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML reads 1e-3 as text
     kind = origin or kind  # dict[str, str] -> dict
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise ConfigError(f"{where}: expected {kind.__name__}, but got {value!r}")

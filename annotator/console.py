@@ -34,6 +34,13 @@ def status(message: str) -> None:
     err.print(escape(message))
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """A sign of life while networks are read and class names are embedded, which may take a minute once."""
+    with err.status("loading networks and embedding class names"):
+        yield
+
+
 def announce(job: Job, quiet: bool) -> None:
     """What is about to happen, and loudly so when the weights are not what one would want."""
     if job.networks.untrained:
@@ -101,7 +108,7 @@ def print_outcome(outcome: Outcome, quiet: bool) -> None:
         return
     rate = outcome.labelled / outcome.seconds
     out.print(
-        f"{outcome.labelled:,} photos in {duration(outcome.seconds)}, {rate:.2f} photos/s "
+        f"{count(outcome.labelled, 'photo')} in {duration(outcome.seconds)}, {rate:.2f} photos/s "
         f"→ {escape(str(outcome.directory))}"
     )
     if outcome.state == "complete" and outcome.summary.ok:
@@ -121,7 +128,7 @@ def print_summary(summary: RunSummary) -> None:
         out.print(table)
         if len(summary.classes) > CLASSES_SHOWN:
             out.print(f"… and {len(summary.classes) - CLASSES_SHOWN} more classes")
-    out.print(f"{summary.ok:,} photos labelled" + (f", [red]{summary.failed:,} failed[/]" if summary.failed else ""))
+    out.print(f"{count(summary.ok, 'photo')} labelled" + (f", [red]{summary.failed:,} failed[/]" if summary.failed else ""))
     for reason, count in summary.failures.most_common(FAILURES_SHOWN):
         out.print(f"  [red]{count:,} ×[/] {escape(reason)}")
 
@@ -182,20 +189,18 @@ def print_labelers(name: str | None) -> None:
 
 
 def print_formats() -> None:
-    from dataclasses import MISSING, fields
-
+    from annotator.config import settings_of
     from exporters import base
 
     for name in base.available():
         registration = base.find(name)
         out.print(f"[bold]{escape(name)}[/]  {escape(registration.description)}")
-        for option in fields(registration.options):
-            default = "required" if option.default is MISSING else option.default
-            out.print(f"    {option.name}: {escape(str(option.type))} = {escape(str(default))}")
+        for option, takes, default in settings_of(registration.options):
+            out.print(f"    {option}: {escape(takes)}  [dim]default {escape(default)}[/]")
 
 
 def print_export(summary: ExportSummary) -> None:
-    out.print(f"{summary.images:,} photos, {summary.annotations:,} annotations → {escape(str(summary.out))}")
+    out.print(f"{count(summary.images, 'photo')}, {count(summary.annotations, 'annotation')} → {escape(str(summary.out))}")
     for note in summary.notes:
         out.print(f"  note: {escape(note)}")
 
@@ -263,6 +268,10 @@ def print_demo(overview: Path) -> None:
         f"masks, overlays, labels.json and the run lie in {escape(str(folder))}"
     )
     out.print(f"your own photos: annotate run --images DIR --vocab {escape(str(folder / 'classes.txt'))}")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

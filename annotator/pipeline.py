@@ -8,8 +8,8 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -50,7 +50,7 @@ class Job:
 
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[ImageRecord]:
+    ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
         workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
         ahead = workers + 2 * self.config.batch_size
@@ -129,19 +129,22 @@ def run(job: Job, report: Report = lambda record: None) -> Outcome:
     with writer, _stop_on_signal() as stop:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         todo = (ref for ref in job.source if ref.path not in writer.finished)
-        failed = 0
-        for record in job.execute(islice(todo, config.limit), stop.is_set):
-            writer.write(record)
-            labelled += 1
-            failed += record.status == "failed"
-            report(record)
-            if labelled >= FAILURES_JUDGED_AFTER and failed > config.max_failure_rate * labelled:
-                raise RunError(
-                    f"{failed} of {labelled} photos failed, more than --max-failure-rate {config.max_failure_rate:g}; "
-                    f"the last one: {record.path}: {record.error or 'ok'}"
-                )
+        failed, last_failure = 0, ""
+        with closing(job.execute(islice(todo, config.limit), stop.is_set)) as records:
+            for record in records:
+                writer.write(record)
+                report(record)
+                labelled += 1
+                if record.status == "failed":
+                    failed += 1
+                    last_failure = f"{record.path!r}: {record.error}"
+                if labelled >= FAILURES_JUDGED_AFTER and failed > config.max_failure_rate * labelled:
+                    raise RunError(
+                        f"{failed} of {labelled} photos failed, more than --max-failure-rate "
+                        f"{config.max_failure_rate:g}; the last one: {last_failure}"
+                    )
         if not stop.is_set():
-            job.manifest.state = "complete"
+            job.manifest.state = "complete" if next(todo, None) is None else "partial"  # --limit leaves photos
         writer.flush()
         seconds = time.monotonic() - begun
         summary = summarise(job.directory)

@@ -16,9 +16,9 @@ import fcntl
 import heapq
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -103,7 +103,7 @@ class Manifest:
     environment: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    state: Literal["running", "interrupted", "complete"] = "running"
+    state: Literal["running", "interrupted", "partial", "complete"] = "running"
     schema: int = SCHEMA_VERSION
 
     def save(self, directory: Path) -> None:
@@ -114,31 +114,33 @@ class Manifest:
         path = directory / "run.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            if content["schema"] == SCHEMA_VERSION:
+                return cls(**content)
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{directory}: no run here (run.json is missing); `annotate run` makes one") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RunError(f"{path}: damaged ({error}); the parts beside it are unharmed") from None
-        if content.get("schema") != SCHEMA_VERSION:
+        except (ValueError, TypeError, KeyError) as error:
             raise RunError(
-                f"{path}: expected schema {SCHEMA_VERSION}, but found {content.get('schema')}; "
-                "read it with the version of the tool that made it"
-            )
-        return cls(**content)
+                f"{path}: damaged ({error}); the parts beside it are unharmed: put it back, "
+                "or start anew with --overwrite"
+            ) from None
+        raise RunError(
+            f"{path}: expected schema {SCHEMA_VERSION}, but found {content['schema']}; "
+            "read it with the version of the tool that made it"
+        )
 
 
 class RunWriter:
-    """The one process that writes a run. A context manager: leaving it closes the open part.
+    """The one process that writes a run, made by `open`. A context manager: leaving it closes the open part.
 
     `finished` is the set of paths that have a row already; rows for them must not be written again.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, *, part_rows: int = PART_ROWS) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, lock: int) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._part_rows = part_rows
+        self._lock = lock
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
-        self._lock = _lock(directory)
         for leftover in _parts_folder(directory).glob(".*.tmp"):
             leftover.unlink()
         self.finished = self.finished_paths(directory)
@@ -151,19 +153,26 @@ class RunWriter:
         cls, directory: Path, manifest: Manifest, *, overwrite: bool = False, retry_failed: bool = False
     ) -> RunWriter:
         """Starts a run, or resumes the one that is there when its configuration is the same."""
-        if (directory / "run.json").exists():
-            if overwrite:
-                _remove_run(directory)
-            else:
-                _refuse_other_config(directory, manifest)
-        elif directory.exists() and any(directory.iterdir()):
+        if not (directory / "run.json").exists() and _is_foreign(directory):
             raise RunError(
                 f"{directory}: expected an empty or new folder, but it holds other files; choose another --out"
             )
-        _parts_folder(directory).mkdir(parents=True, exist_ok=True)
-        if retry_failed:
-            _drop_failed(directory)
-        return cls(directory, manifest)
+        try:
+            _parts_folder(directory).mkdir(parents=True, exist_ok=True)
+            lock = _lock(directory)
+        except OSError as error:
+            raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --out") from None
+        try:
+            if overwrite:
+                _remove_parts(directory)
+            elif (directory / "run.json").exists():
+                _refuse_other_config(directory, manifest)
+            if retry_failed:
+                _drop_failed(directory)
+            return cls(directory, manifest, lock)
+        except BaseException:
+            os.close(lock)
+            raise
 
     @staticmethod
     def finished_paths(directory: Path) -> set[str]:
@@ -183,7 +192,7 @@ class RunWriter:
         if not self._rows:
             self._opened = time.monotonic()
         self._rows.append(record)
-        if len(self._rows) >= self._part_rows or time.monotonic() - self._opened >= PART_SECONDS:
+        if len(self._rows) >= PART_ROWS or time.monotonic() - self._opened >= PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -194,9 +203,11 @@ class RunWriter:
             self._rows = []
 
     def close(self) -> None:
-        self.flush()
-        self.manifest.save(self.directory)
-        os.close(self._lock)
+        try:
+            self.flush()
+            self.manifest.save(self.directory)
+        finally:
+            os.close(self._lock)
 
 
 class RunReader:
@@ -210,7 +221,7 @@ class RunReader:
         return f"<run {self.directory} of {self.manifest.labeler}, {len(self)} photos>"
 
     def __len__(self) -> int:
-        return sum(pq.read_metadata(part).num_rows for part in part_files(self.directory))
+        return sum(_row_count(part) for part in part_files(self.directory))
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return self.records()
@@ -254,7 +265,7 @@ def part_files(directory: Path) -> list[Path]:
 
 def read_columns(part: Path, columns: list[str]) -> pa.Table:
     """Some columns of a part; `segments.list.element.area` names one inside the segments."""
-    with pq.ParquetFile(part) as file:
+    with _opened(part) as file:
         return file.read(columns=columns)
 
 
@@ -270,6 +281,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _parts_folder(directory: Path) -> Path:
     return directory / "parts"
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Whether a folder holds more than what a process leaves that was killed before it wrote `run.json`."""
+    return any(path.name not in ("parts", "run.lock", ".run.json.tmp") for path in directory.rglob("*"))
 
 
 def _lock(directory: Path) -> int:
@@ -292,25 +308,25 @@ def _refuse_other_config(directory: Path, manifest: Manifest) -> None:
     found = Manifest.load(directory)
     if found.config_hash == manifest.config_hash:
         return
-    keys = {*found.config, *manifest.config}
-    changed = sorted(key for key in keys if found.config.get(key) != manifest.config.get(key))
+    given = json.loads(json.dumps(manifest.config, default=str))  # as it would come back: lists for tuples
+    changed = sorted(key for key in {*found.config, *given} if found.config.get(key) != given.get(key))
     raise RunError(
         f"{directory}: holds a run with another {', '.join(changed) or 'configuration'}; "
         "--overwrite starts anew, --out DIR keeps both"
     )
 
 
-def _remove_run(directory: Path) -> None:
-    os.close(_lock(directory))  # refuses while another process writes
-    shutil.rmtree(_parts_folder(directory), ignore_errors=True)
-    (directory / "run.json").unlink()
+def _remove_parts(directory: Path) -> None:
+    """`run.json` stays until the new one takes its place: a folder without it would not be known as a run."""
+    for part in part_files(directory):
+        part.unlink()
 
 
 def _drop_failed(directory: Path) -> None:
     """Rewrites the parts that hold failures without them, so that these photos are tried again."""
     for part in part_files(directory):
         if "failed" in read_columns(part, ["status"])["status"].to_pylist():
-            table = pq.read_table(part)
+            table = read_columns(part, _ROW.names)
             kept = table.filter(pc.equal(table["status"], "ok"))
             if kept.num_rows:
                 _write_part(part, kept)
@@ -337,9 +353,26 @@ def _write_part(path: Path, table: pa.Table) -> None:
     os.close(folder)
 
 
+@contextmanager
+def _opened(part: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(part) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(
+            f"{part}: cannot be read ({error}); delete it, and `annotate run` labels its photos again"
+        ) from None
+
+
+def _row_count(part: Path) -> int:
+    with _opened(part) as file:
+        return file.metadata.num_rows
+
+
 def _span(part: Path) -> tuple[str, str]:
     """First and last path of a part."""
-    metadata = pq.read_schema(part).metadata
+    with _opened(part) as file:
+        metadata = file.schema_arrow.metadata
     return metadata[b"first_path"].decode(), metadata[b"last_path"].decode()
 
 

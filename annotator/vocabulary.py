@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -134,6 +136,8 @@ class Vocabulary:
             raise VocabularyError(f"{path}: no such file; a vocabulary is a text file with a class per line") from None
         except IsADirectoryError:
             raise VocabularyError(f"{path}: expected a file with a class per line, but found a folder") from None
+        except OSError as error:
+            raise VocabularyError(f"{path}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError as error:
             line = path.read_bytes()[: error.start].count(b"\n") + 1
             raise VocabularyError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
@@ -146,7 +150,7 @@ def as_vocabulary(source: Vocabulary | str | Path | Sequence[str]) -> Vocabulary
     """A vocabulary, a path, a list of names, or "cat, dog, background" (names joined by commas)."""
     if isinstance(source, Vocabulary):
         return source
-    if isinstance(source, str) and "," in source and not Path(source).exists():
+    if isinstance(source, str) and "," in source and not os.path.exists(source):  # noqa: PTH110 (any length will do)
         return Vocabulary.of(name for name in source.split(",") if name.strip())
     if isinstance(source, str | Path):
         return Vocabulary.load(source)
@@ -168,18 +172,21 @@ def _from_lines(lines: Sequence[str], source: str) -> Vocabulary:
 
 
 def _from_yaml(text: str, source: str) -> Vocabulary:
-    """The YAML is read as a node tree, because only that knows line numbers and repeated keys."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        return _from_nodes(yaml.compose(text, Loader=yaml.SafeLoader), source, len(text.splitlines()))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise VocabularyError(f"{source}:{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    last_line = text.count("\n") + 1
+        line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise VocabularyError(f"{source}:{line}: not valid YAML: {problem}") from None
+
+
+def _from_nodes(root: yaml.Node | None, source: str, last_line: int) -> Vocabulary:
+    """The YAML comes as a node tree, because only that knows line numbers and repeated keys."""
     if root is None:
         return _checked([], (), source, last_line)
     templates: tuple[str, ...] = ()
-    keys = {key.value: value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
+    keys = {str(key.value): value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
     if "classes" in keys and set(keys) <= {"classes", "templates"}:
         templates = _templates(keys.get("templates"), source)
         root = keys["classes"]
@@ -214,7 +221,7 @@ def _templates(node: yaml.Node | None, source: str) -> tuple[str, ...]:
             raise VocabularyError(
                 f'{source}:{line}: expected templates such as "a photo of a {{}}", but found {template!r}'
             )
-    return tuple(found)
+    return tuple(found) if isinstance(found, list) else (found,)
 
 
 def _entry(name: str, value: Any, where: str) -> ClassEntry:
@@ -230,7 +237,7 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
         raise VocabularyError(f"{where}: expected prompts of {name!r} to be a list of words, but found {prompts!r}")
     threshold = value.get("threshold")
-    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
         raise VocabularyError(f"{where}: expected threshold of {name!r} between 0 and 1, but found {threshold!r}")
     for flag in ("background", "ignore"):
         if not isinstance(value.get(flag, False), bool):
@@ -249,15 +256,15 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
 
 
 def _color(value: Any, where: str) -> Color:
-    try:
-        if isinstance(value, str) and len(value) == 7 and value.startswith("#"):
-            red, green, blue = bytes.fromhex(value[1:])
-        else:
-            red, green, blue = (int(channel) for channel in value)
-        if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise VocabularyError(f'{where}: expected "#rrggbb" or [r, g, b], but found {value!r}') from None
+    is_hex = isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value)
+    channels = [*bytes.fromhex(value[1:])] if is_hex else value
+    if (
+        not isinstance(channels, list)
+        or len(channels) != 3
+        or not all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
+    ):
+        raise VocabularyError(f'{where}: expected "#rrggbb" or [r, g, b], but found {value!r}')
+    red, green, blue = channels
     return red, green, blue
 
 

@@ -11,18 +11,15 @@ parties name such a function in the entry-point group `annotator.exporters`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from annotator.config import parameters_from
-from annotator.errors import ConfigError
+from annotator.registry import Registry
 from annotator.run import RunReader
 
-ENTRY_POINTS = "annotator.exporters"
 BUILT_IN = {"coco": "exporters.coco", "mask-png": "exporters.mask_png", "overlay": "exporters.overlay"}
 
 
@@ -50,19 +47,17 @@ class Registration:
     suffix: str
 
 
-_known: dict[str, Registration] = {}
+_exporters: Registry[Registration] = Registry("export format", "annotator.exporters", BUILT_IN)
 
 
 def register(name: str, options: type, description: str, suffix: str = "") -> Callable[[AnyExport], AnyExport]:
-    """Function decorator. Two exporters of one name are an error, not a silent choice.
+    """Function decorator.
 
     suffix: of the one file that the format writes (".json"); "" for a format that writes a folder.
     """
 
     def add(export: AnyExport) -> AnyExport:
-        if name in _known and _known[name].export is not export:
-            raise ConfigError(f"Expected one exporter named {name!r}, but two packages register it; remove one")
-        _known[name] = Registration(name, export, options, description, suffix)
+        _exporters.add(name, Registration(name, export, options, description, suffix))
         return export
 
     return add
@@ -70,20 +65,12 @@ def register(name: str, options: type, description: str, suffix: str = "") -> Ca
 
 def available() -> list[str]:
     """Names of all formats, built in and from installed packages, without importing any."""
-    return [*BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in BUILT_IN)]
+    return _exporters.names()
 
 
 def find(name: str) -> Registration:
     """Imports and returns the exporter of that name."""
-    if name not in _known:
-        if name in BUILT_IN:
-            importlib.import_module(BUILT_IN[name])
-        else:
-            for point in entry_points(group=ENTRY_POINTS, name=name):
-                point.load()
-    if name not in _known:
-        raise ConfigError(f"no export format {name!r}; known are {', '.join(available())}")
-    return _known[name]
+    return _exporters.find(name)
 
 
 def default_out(run: Path, name: str) -> Path:

@@ -17,11 +17,9 @@ defaults in their parameters, the tool's own labelers have them in `configs/labe
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -29,8 +27,8 @@ import yaml
 from numpy.typing import NDArray
 
 from annotator.config import parameters_from
-from annotator.errors import ConfigError
 from annotator.prediction import Prediction
+from annotator.registry import Registry
 from annotator.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ Image = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)."""
 
-ENTRY_POINTS = "annotator.labelers"
 BUILT_IN = ("maskclip", "dinoiser", "diy")
 
 
@@ -92,17 +89,17 @@ class Registration:
     parameters: type
 
 
-_known: dict[str, Registration] = {}
+_labelers: Registry[Registration] = Registry(
+    "labeler", "annotator.labelers", {name: f"labelers.{name}" for name in BUILT_IN}
+)
 Built = TypeVar("Built", bound=Callable[[Any, Any], Any])
 
 
 def register(spec: LabelerSpec, parameters: type) -> Callable[[Built], Built]:
-    """Class decorator. Two labelers of one name are an error, not a silent choice."""
+    """Class decorator."""
 
     def add(build: Built) -> Built:
-        if spec.name in _known and _known[spec.name].build is not build:
-            raise ConfigError(f"Expected one labeler named {spec.name!r}, but two packages register it; remove one")
-        _known[spec.name] = Registration(spec, build, parameters)
+        _labelers.add(spec.name, Registration(spec, build, parameters))
         build.spec = spec  # type: ignore[attr-defined]
         return build
 
@@ -111,20 +108,12 @@ def register(spec: LabelerSpec, parameters: type) -> Callable[[Built], Built]:
 
 def available() -> list[str]:
     """Names of all labelers, built in and from installed packages, without importing any."""
-    return [*BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in BUILT_IN)]
+    return _labelers.names()
 
 
 def find(name: str) -> Registration:
     """Imports and returns the labeler of that name."""
-    if name not in _known:
-        if name in BUILT_IN:
-            importlib.import_module(f"labelers.{name}")
-        else:
-            for point in entry_points(group=ENTRY_POINTS, name=name):
-                point.load()
-    if name not in _known:
-        raise ConfigError(f"no labeler {name!r}; known are {', '.join(available())}")
-    return _known[name]
+    return _labelers.find(name)
 
 
 def default_parameters(name: str) -> dict[str, Any]:

@@ -1,40 +1,80 @@
-"""What the vocabulary-driven labelers share: from window scores or pixel winners to predictions."""
+"""What the vocabulary-driven labelers share: sliding windows, and the way from pixel winners to predictions."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from annotator.models.classifier import NameClassifier, imagenet_templates
 from annotator.models.packs import Networks
-from annotator.models.windows import Score, WindowPlan, Winners, scan
+from annotator.models.windows import WindowPlan, Winners, scan
 from annotator.prediction import NOTHING, Prediction
 from annotator.vocabulary import Vocabulary
-from labelers.base import Image, Size
+from labelers.base import Image, LabelerSpec, Size
 
 
-def label_windows(
-    images: Sequence[Image],
-    sizes: Sequence[Size] | None,
-    *,
-    score: Score,
-    plan: WindowPlan,
-    networks: Networks,
-    vocabulary: Vocabulary,
-    threshold: float,
-) -> list[Prediction]:
-    """Labels photos by sliding windows; `score` gives class probabilities per patch of a window."""
-    with networks.inference():
-        winners = scan(
-            images,
-            sizes or own_sizes(images),
-            plan,
-            score,
-            patch_size=networks.clip.patch_size,
-            batch=networks.windows_at_once,
-            device=networks.device,
-        )
-        return [to_prediction(found, vocabulary, threshold) for found in winners]
+@dataclass(frozen=True)
+class WindowParameters:
+    """Explained in configs/labelers/maskclip.yaml."""
+
+    short_side: int
+    long_side: int
+    window: int
+    stride: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        check_shares(threshold=self.threshold)
+
+
+class WindowLabeler(ABC):
+    """A labeler that scores the patches of sliding windows against class names in ImageNet's templates."""
+
+    spec: LabelerSpec
+
+    def __init__(self, networks: Networks, parameters: WindowParameters) -> None:
+        self._networks = networks
+        self._clip = networks.clip
+        self._plan = WindowPlan(parameters.short_side, parameters.long_side, parameters.window, parameters.stride)
+        self._threshold = parameters.threshold
+
+    @property
+    def working_side(self) -> int | None:
+        return self._plan.short_side
+
+    def prepare(self, vocabulary: Vocabulary | None) -> None:
+        assert vocabulary is not None
+        templates = imagenet_templates()
+        self._vocabulary = vocabulary
+        self._classifier = NameClassifier(self._clip, vocabulary, lambda _: templates)
+
+    def label(self, images: Sequence[Image], sizes: Sequence[Size] | None = None) -> list[Prediction]:
+        with self._networks.inference():
+            winners = scan(
+                images,
+                sizes or own_sizes(images),
+                self._plan,
+                self._score,
+                patch_size=self._clip.patch_size,
+                batch=self._networks.windows_at_once,
+                device=self._networks.device,
+            )
+            return [to_prediction(found, self._vocabulary, self._threshold) for found in winners]
+
+    @abstractmethod
+    def _score(self, windows: Tensor) -> Tensor:
+        """B x 3 x H x W RGB in [0, 1] -> B x C x h x w class probabilities per patch."""
+
+
+def check_shares(**values: float) -> None:
+    """For settings that probabilities are compared with."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: expected 0 to 1, but got {value:g}")
 
 
 def own_sizes(images: Sequence[Image]) -> list[Size]:

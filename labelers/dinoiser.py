@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,30 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from annotator.models.classifier import NameClassifier, imagenet_templates
 from annotator.models.clip import DenseFeatures
 from annotator.models.heads import affinity, guided_pooling
 from annotator.models.packs import Networks
-from annotator.models.windows import WindowPlan
-from annotator.prediction import Prediction
-from annotator.vocabulary import Vocabulary
-from labelers.base import Image, LabelerSpec, Size, register
-from labelers.dense import label_windows
+from labelers.base import LabelerSpec, register
+from labelers.dense import WindowLabeler, WindowParameters, check_shares
 
 
 @dataclass(frozen=True)
-class DinoiserParameters:
+class DinoiserParameters(WindowParameters):
     """Explained in configs/labelers/dinoiser.yaml."""
 
     affinity: Literal["clip", "dino", "clip-keys"]
     objectness: Literal["head", "found", "none"]
     gamma: float
     delta: float
-    short_side: int
-    long_side: int
-    window: int
-    stride: int
-    threshold: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(delta=self.delta)
 
 
 @register(
@@ -45,41 +39,15 @@ class DinoiserParameters:
     ),
     DinoiserParameters,
 )
-class Dinoiser:
-    spec: LabelerSpec
-
+class Dinoiser(WindowLabeler):
     def __init__(self, networks: Networks, parameters: DinoiserParameters) -> None:
-        self._networks = networks
+        super().__init__(networks, parameters)
         self._parameters = parameters
-        self._plan = WindowPlan(parameters.short_side, parameters.long_side, parameters.window, parameters.stride)
-        self._clip = networks.clip
         self._heads = networks.heads if parameters.affinity == "clip" or parameters.objectness == "head" else None
         self._dino = networks.dino if parameters.affinity == "dino" else None
         self._found = networks.found if parameters.objectness == "found" else None
 
-    @property
-    def working_side(self) -> int | None:
-        return self._parameters.short_side
-
-    def prepare(self, vocabulary: Vocabulary | None) -> None:
-        assert vocabulary is not None
-        templates = imagenet_templates()
-        self._vocabulary = vocabulary
-        self._classifier = NameClassifier(self._clip, vocabulary, lambda _: templates)
-
-    def label(self, images: Sequence[Image], sizes: Sequence[Size] | None = None) -> list[Prediction]:
-        return label_windows(
-            images,
-            sizes,
-            score=self._score,
-            plan=self._plan,
-            networks=self._networks,
-            vocabulary=self._vocabulary,
-            threshold=self._parameters.threshold,
-        )
-
     def _score(self, windows: Tensor) -> Tensor:
-        """B x 3 x H x W -> B x C x h x w."""
         clip = self._clip.dense(windows)
         pooled = guided_pooling(clip.maskclip, self._affinity(windows, clip))  # F+, Eq. 1
         probabilities = self._classifier.probabilities(pooled)

@@ -16,7 +16,7 @@ from annotator.models.windows import WindowPlan, Winners, in_fixed_batches, to_c
 from annotator.prediction import Prediction
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
-from labelers.dense import own_sizes, to_prediction
+from labelers.dense import check_shares, own_sizes, to_prediction
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class DiyParameters:
     threshold: float
 
     def __post_init__(self) -> None:
+        check_shares(threshold=self.threshold)
         if not self.scales or any(scale < 2 or scale > self.image_side for scale in self.scales):
             raise ValueError(
                 f"scales: expected patch sizes from 2 to image_side {self.image_side}, but got {self.scales}"

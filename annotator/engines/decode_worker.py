@@ -57,4 +57,7 @@ def main() -> None:
     """Keeps the real standard output for answers; whatever a decoder prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    try:
+        serve(sys.stdin.buffer, answers)
+    except BrokenPipeError:  # who asked was killed meanwhile
+        os._exit(1)
