@@ -128,9 +128,10 @@ def print_summary(summary: RunSummary) -> None:
         out.print(table)
         if len(summary.classes) > CLASSES_SHOWN:
             out.print(f"… and {len(summary.classes) - CLASSES_SHOWN} more classes")
-    out.print(f"{count(summary.ok, 'photo')} labelled" + (f", [red]{summary.failed:,} failed[/]" if summary.failed else ""))
-    for reason, count in summary.failures.most_common(FAILURES_SHOWN):
-        out.print(f"  [red]{count:,} ×[/] {escape(reason)}")
+    failed = f", [red]{summary.failed:,} failed[/]" if summary.failed else ""
+    out.print(f"{count(summary.ok, 'photo')} labelled{failed}")
+    for reason, times in summary.failures.most_common(FAILURES_SHOWN):
+        out.print(f"  [red]{times:,} ×[/] {escape(reason)}")
 
 
 def print_status(run: RunReader, failures: bool) -> None:
