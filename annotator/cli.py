@@ -92,10 +92,10 @@ def run(
 ) -> None:
     """Label photos. Stops and resumes at any time; a bad photo costs itself only (exit code 3)."""
     from annotator import console
-    from annotator.config import RunConfig
+    from annotator.config import RunConfig, parse_pair
 
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
-    given["weights"], given["settings"] = _settings(weights), _settings(set_)
+    given["weights"], given["settings"] = dict(parse_pair(text) for text in weights or []), _settings(set_)
     settings = RunConfig.load(config, given)
 
     from annotator import pipeline
@@ -276,6 +276,10 @@ def main() -> None:
     except BrokenPipeError:  # `annotate status RUN | head`
         sys.stderr.close()
         sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if debug:
+            raise
+        _die(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_ERROR)
     except Exception as error:
         if debug:
             raise

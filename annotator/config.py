@@ -123,15 +123,21 @@ def _type_name(kind: Any) -> str:
     )
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value` of the command line; the value is read as YAML (0.3, true, none, [1, 2])."""
+def parse_pair(text: str) -> tuple[str, str]:
+    """`name=value` of the command line."""
     name, separator, value = text.partition("=")
     if not separator or not name.strip():
         raise ConfigError(f"expected NAME=VALUE, but got {text!r}")
+    return name.strip(), value
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """The same with the value read as YAML (0.3, true, none, [1, 2])."""
+    name, value = parse_pair(text)
     try:
-        return name.strip(), yaml.safe_load(value)
+        return name, yaml.safe_load(value)
     except yaml.YAMLError:
-        return name.strip(), value
+        return name, value
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ CLASSES_SHOWN = 30
 FAILURES_SHOWN = 10
 LOG_SECONDS = 30.0
 
-out = Console(highlight=False, soft_wrap=True)
+PIPED_WIDTH = 200  # columns of tables that go to a file or another program
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -58,12 +61,10 @@ def announce(job: Job, quiet: bool) -> None:
 @contextmanager
 def progress(job: Job, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
     """A bar with rate, time left and failures; a line every half minute where there is no terminal."""
-    from annotator.run import RunWriter
-
     if quiet:
         yield lambda record: None
         return
-    finished = 0 if job.config.overwrite else len(RunWriter.finished_paths(job.directory))
+    finished = len(job.finished())
     total = sum(1 for _ in job.source)
     goal = min(total, finished + job.config.limit) if job.config.limit is not None else total
     if finished:
@@ -117,7 +118,7 @@ def print_outcome(outcome: Outcome, quiet: bool) -> None:
 
 def print_summary(summary: RunSummary) -> None:
     """Counts, classes by pixel share, failures by reason."""
-    if summary.classes:
+    if summary.ok:
         table = Table("class", "photos", "pixels", box=None, pad_edge=False, header_style="bold")
         table.columns[1].justify = table.columns[2].justify = "right"
         for name, pixels in summary.classes.most_common(CLASSES_SHOWN):
@@ -201,7 +202,8 @@ def print_formats() -> None:
 
 
 def print_export(summary: ExportSummary) -> None:
-    out.print(f"{count(summary.images, 'photo')}, {count(summary.annotations, 'annotation')} → {escape(str(summary.out))}")
+    written = f"{count(summary.images, 'photo')}, {count(summary.annotations, 'annotation')}"
+    out.print(f"{written} → {escape(str(summary.out))}")
     for note in summary.notes:
         out.print(f"  note: {escape(note)}")
 

@@ -21,7 +21,7 @@ from annotator.engines import local
 from annotator.engines.decoding import DecodePool
 from annotator.errors import ConfigError, RunError
 from annotator.images import ImageRef, ImageSource, open_source
-from annotator.run import ImageRecord, Manifest, RunWriter
+from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
 from annotator.summary import RunSummary, summarise
 from annotator.vocabulary import Vocabulary, as_vocabulary
 from labelers import base as labelers
@@ -47,6 +47,12 @@ class Job:
     vocabulary: Vocabulary | None
     manifest: Manifest
     directory: Path
+
+    def finished(self) -> set[str]:
+        """Paths that a run would not label again."""
+        if self.config.overwrite:
+            return set()
+        return finished_paths(self.directory, only_ok=self.config.retry_failed)
 
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
@@ -155,7 +161,7 @@ def run(job: Job, report: Report = lambda record: None) -> Outcome:
 
 def estimate(job: Job) -> Estimate:
     """What `run` would do, measured on a few photos; writes nothing."""
-    finished = set() if job.config.overwrite else RunWriter.finished_paths(job.directory)
+    finished = job.finished()
     open_refs = list(islice((ref for ref in job.source if ref.path not in finished), SAMPLE))
     photos = sum(1 for _ in job.source)
     for _ in job.execute(open_refs[:1]):

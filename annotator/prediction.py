@@ -130,7 +130,7 @@ def encode_mask(mask: Mask) -> bytes:
 
 
 def encode(label_map: NDArray[np.integer]) -> list[EncodedValue]:
-    """Every value >= 0 of an H x W map as COCO RLE, in increasing order of value, in one pass.
+    """Every value of an H x W map except -1 as COCO RLE, in increasing order of value, in one pass.
 
     Runs of equal value are found once in column-major order; runs are then grouped by value, and all
     groups are written to COCO's string form together.

@@ -143,7 +143,7 @@ class RunWriter:
         self._opened = 0.0
         for leftover in _parts_folder(directory).glob(".*.tmp"):
             leftover.unlink()
-        self.finished = self.finished_paths(directory)
+        self.finished = finished_paths(directory)
         parts = part_files(directory)
         self._next = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
         manifest.save(directory)
@@ -173,14 +173,6 @@ class RunWriter:
         except BaseException:
             os.close(lock)
             raise
-
-    @staticmethod
-    def finished_paths(directory: Path) -> set[str]:
-        """Paths that have a row already, read from that column alone."""
-        finished: set[str] = set()
-        for part in part_files(directory):
-            finished.update(read_columns(part, ["path"])["path"].to_pylist())
-        return finished
 
     def __enter__(self) -> RunWriter:
         return self
@@ -261,6 +253,16 @@ def open_run(path: str | Path) -> RunReader:
 def part_files(directory: Path) -> list[Path]:
     """Closed parts in the order in which they were written."""
     return sorted(_parts_folder(directory).glob("part-*.parquet"))
+
+
+def finished_paths(directory: Path, *, only_ok: bool = False) -> set[str]:
+    """Paths that have a row already, read from that column alone (and the status, for `only_ok`)."""
+    finished: set[str] = set()
+    for part in part_files(directory):
+        table = read_columns(part, ["path", "status"] if only_ok else ["path"])
+        kept = table.filter(pc.equal(table["status"], "ok")) if only_ok else table
+        finished.update(kept["path"].to_pylist())
+    return finished
 
 
 def read_columns(part: Path, columns: list[str]) -> pa.Table:

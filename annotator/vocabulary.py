@@ -133,7 +133,9 @@ class Vocabulary:
         try:
             text = path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
-            raise VocabularyError(f"{path}: no such file; a vocabulary is a text file with a class per line") from None
+            raise VocabularyError(
+                f"{path}: no such file; a vocabulary is a file with a class per line, or names: 'cat, dog'"
+            ) from None
         except IsADirectoryError:
             raise VocabularyError(f"{path}: expected a file with a class per line, but found a folder") from None
         except OSError as error:

@@ -96,7 +96,7 @@ class _Worker:
         try:
             pickle.dump((path, working_side, max_pixels), requests)
             requests.flush()
-            if not select.select([answers], [], [], SECONDS_PER_PHOTO)[0]:
+            if not _answers_within(answers, SECONDS_PER_PHOTO):
                 self._restart()
                 raise ImageError(f"decoding took longer than {SECONDS_PER_PHOTO:.0f} s")
             return decode_worker.receive(answers)
@@ -123,6 +123,13 @@ class _Worker:
         self._process.wait()
         _pipe(self._process.stdin).close()
         _pipe(self._process.stdout).close()
+
+
+def _answers_within(answers: IO[bytes], seconds: float) -> bool:
+    """`poll`, for `select` cannot wait for files numbered above 1,024."""
+    waiting = select.poll()
+    waiting.register(answers, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

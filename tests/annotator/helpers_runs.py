@@ -1,0 +1,45 @@
+"""Photos, manifests and processes for tests of runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from annotator.run import ImageRecord, Manifest, RunReader
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "tests" / "plugins"
+VOCAB = "dark, middle, bright"
+
+
+def write_photos(folder: Path, names: Iterable[str], size: tuple[int, int] = (48, 64)) -> None:
+    """Different photos of coarse noise, height x width, in the format that their names say."""
+    for number, name in enumerate(names):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size[::-1], Image.Resampling.NEAREST).save(file)
+
+
+def manifest(**config: object) -> Manifest:
+    return Manifest(config, config_hash=repr(config), image_root="photos", tool_version="1", labeler="test")
+
+
+def rows(directory: Path) -> list[ImageRecord]:
+    """What decides an export: every record without the time that it took."""
+    return [replace(record, seconds=0.0) for record in RunReader(directory).records()]
+
+
+def python(*arguments: str | Path) -> list[str]:
+    return [sys.executable, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """For a process that shall find the tool and the third party's labelers."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS))), "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,109 @@
+"""Text embeddings on disk: made once, never confused, never in the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import networks, vit
+from torch import Tensor, nn
+
+from annotator.models.clip import DenseClip
+from annotator.models.text_cache import TextCache
+
+TEMPLATES = ("a {}", "the {}")
+
+
+class Counting(nn.Module):
+    """A text side that notes what it is asked."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.asked: list[str] = []
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        self.asked += prompts
+        return torch.tensor([[1.0, len(prompt) * self.scale] for prompt in prompts])
+
+
+def clip(text: nn.Module, weights_id: str) -> DenseClip:
+    return DenseClip(networks.open_clip_vit(8).float(), text, vit.CLIP_MEAN, vit.CLIP_STD, weights_id)
+
+
+def test_a_second_process_embeds_nothing(own_caches: Path) -> None:
+    first, second = Counting(), Counting()
+    made = clip(first, "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+    read = clip(second, "abc").text_embeddings(["dog", "cat"], TEMPLATES)
+    assert first.asked == ["a cat", "the cat", "a dog", "the dog"]
+    assert second.asked == []
+    torch.testing.assert_close(read, made.flip(0), rtol=0, atol=0)
+    assert list(own_caches.iterdir()), "nothing lies in the cache folder"
+
+
+def test_other_weights_templates_or_names_are_made_anew() -> None:
+    clip(Counting(), "abc").text_embeddings(["cat"], TEMPLATES)
+    other = Counting(scale=2)
+    changed = clip(other, "abd").text_embeddings(["cat"], TEMPLATES)
+    assert other.asked == ["a cat", "the cat"]
+    rows = np.array([[1, 10], [1, 14]]) / np.array([[101**0.5], [197**0.5]])
+    np.testing.assert_allclose(changed[0], rows.mean(axis=0) / np.linalg.norm(rows.mean(axis=0)), atol=1e-6)
+
+    again = Counting()
+    clip(again, "abc").text_embeddings(["cat"], TEMPLATES[::-1])
+    clip(again, "abc").text_embeddings(["cat"], TEMPLATES[:1])
+    clip(again, "abc").text_embeddings(["cats", "cat"], TEMPLATES)
+    assert again.asked == ["the cat", "a cat", "a cat", "a cats", "the cats"]
+
+
+def test_networks_made_in_memory_leave_nothing_on_disk(own_caches: Path) -> None:
+    text = Counting()
+    nameless = clip(text, "")
+    nameless.text_embeddings(["cat"], TEMPLATES)
+    nameless.text_embeddings(["cat"], TEMPLATES)
+    assert len(text.asked) == 4
+    assert list(own_caches.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["below a file", "no database", "a folder"])
+def test_a_cache_that_cannot_be_used_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    if damage == "below a file":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("ANNOTATE_CACHE", str(tmp_path / "file" / "cache"))
+    else:
+        monkeypatch.setenv("ANNOTATE_CACHE", str(tmp_path))
+        file = tmp_path / "text-embeddings.sqlite"
+        file.mkdir() if damage == "a folder" else file.write_bytes(b"no database at all" * 100)
+    made = clip(Counting(), "abc").text_embeddings(["cat", "dog"], ["{}"])
+    expected = [[0.1**0.5, 0.9**0.5]] * 2  # (1, 3), made a unit vector
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+
+
+WRITER = """
+import sys
+import torch
+from annotator.models.text_cache import TextCache
+def embed(names, templates):
+    return torch.tensor([[float(len(name)), float(name[1:])] for name in names])
+names = [f"n{index}" for index in range(200)]
+found = TextCache("abc").get(names if sys.argv[1] == "up" else names[::-1], ["{}"], embed)
+assert sorted(found[:, 1].tolist()) == [float(index) for index in range(200)]
+"""
+
+
+def test_two_processes_write_at_once() -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, order]) for order in ("up", "down")]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+
+    def none_left(names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        raise AssertionError(f"{names} is not in the cache")
+
+    found = TextCache("abc").get([f"n{index}" for index in range(200)], ["{}"], none_left)
+    assert found[:, 1].tolist() == list(range(200))
