@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="Which weights there are, where they come from, and fetching them.")
 app.add_typer(models, name="models")
+train = typer.Typer(no_args_is_help=True, help="Making weights.")
+app.add_typer(train, name="train")
 
 RunArgument = Annotated[Path, typer.Argument(help="Run folder, as `annotate run` made it.", metavar="RUN")]
 
@@ -244,6 +246,23 @@ def models_pull(
     from annotator import console
 
     console.pull(pack, labeler)
+
+
+@train.command("embedded")
+def train_embedded(
+    data: Annotated[Path, typer.Option(help="Folder with coco, voc and photos; see docs/embedded-pack.md.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights; steps whose result is there are skipped.")],
+    minutes: Annotated[
+        float | None, typer.Option(help="Bound on each of the two rounds of training.", show_default="none")
+    ] = None,
+) -> None:
+    """Rebuild the embedded pack's weights from photos, on the CPU."""
+    import math
+
+    from annotator import console
+    from annotator.training.embedded.rebuild import rebuild
+
+    rebuild(data, out, minutes or math.inf, console.status)
 
 
 def _version(wanted: bool) -> None:

@@ -45,9 +45,7 @@ def loading() -> Iterator[None]:
 
 
 def announce(job: Job, quiet: bool) -> None:
-    """What is about to happen, and loudly so when the weights are not what one would want."""
-    if job.networks.untrained:
-        err.print("\n[bold red]UNTRAINED WEIGHTS: the masks will be meaningless, only the machinery is real.[/]\n")
+    """What is about to happen."""
     if quiet:
         return
     classes = f"{len(job.vocabulary.classes)} classes" if job.vocabulary else "open labels"
@@ -216,9 +214,7 @@ def print_packs() -> None:
         pack = read_pack(name)
         rows = describe(pack)
         here = sum(bool(row["path"]) for row in rows)
-        table.add_row(
-            name, str(len(rows)), "all" if here == len(rows) or pack.untrained else str(here), pack.description
-        )
+        table.add_row(name, str(len(rows)), "all" if here == len(rows) else str(here), pack.description)
     table.add_row("auto", "", "", "paper where its weights can be had, else embedded; the default")
     out.print(table)
 
@@ -237,7 +233,7 @@ def print_pack(name: str) -> None:
             ("sha256", row["sha256"] or "recorded when it is first used"),
             ("file", row["path"] or "not on this machine"),
         ):
-            if value and not (pack.untrained and title in ("sha256", "file")):
+            if value:
                 out.print(f"  {title}: {escape(value)}")
 
 

@@ -14,10 +14,12 @@ from annotator.errors import ConfigError
 from annotator.fonts import font_for
 from annotator.run import open_run
 from exporters import base as exporters
+from labelers.base import find
 
 CLASSES = """\
-background, wall, room
 sky
+wall
+floor, ground
 grass, lawn
 tree, bush
 building, house, tower
@@ -31,7 +33,7 @@ coffee, cup of coffee, mug
 spoon, cutlery
 table, wooden table
 rocket, rocket on a launch pad
-flower, petal
+flower, daisy
 motorcycle, wheel
 coin
 """
@@ -48,7 +50,8 @@ def make_demo(out: Path, labeler: str, pack: str, say: Callable[[str], None]) ->
     photos, vocab = out / "photos", out / "classes.txt"
     say(f"writing sample photos to {photos}")
     write_photos(photos)
-    vocab.write_text(CLASSES, encoding="utf-8")
+    background = "background\n" if find(labeler).spec.needs_background else ""  # sky and trees are classes here
+    vocab.write_text(background + CLASSES, encoding="utf-8")
 
     config = RunConfig(
         images=str(photos), labeler=labeler, vocab=str(vocab), pack=pack, out=str(out / "run"), overwrite=True
@@ -63,10 +66,8 @@ def make_demo(out: Path, labeler: str, pack: str, say: Callable[[str], None]) ->
             shutil.rmtree(out / target)
         exporters.export(name, run, out / target)
     overview = out / "overview.png"
-    warning = "UNTRAINED WEIGHTS: THESE MASKS MEAN NOTHING" if job.networks.untrained else ""
-    contact_sheet(sorted((out / "overlays").glob("*.jpg")), f"{labeler}, pack {job.networks.pack}", warning).save(
-        overview
-    )
+    title = f"{labeler}, pack {job.networks.pack}"
+    contact_sheet(sorted((out / "overlays").glob("*.jpg")), title).save(overview)
     return overview
 
 
@@ -89,8 +90,8 @@ def write_photos(folder: Path) -> None:
         Image.fromarray(load_sample_image(name)).save(folder / name, quality=95)
 
 
-def contact_sheet(overlays: list[Path], title: str, warning: str = "") -> Image.Image:
-    """All overlays in rows, and in large letters what must not be missed."""
+def contact_sheet(overlays: list[Path], title: str) -> Image.Image:
+    """All overlays in rows."""
     tiles = []
     for path in overlays:
         with Image.open(path) as image:
@@ -100,9 +101,7 @@ def contact_sheet(overlays: list[Path], title: str, warning: str = "") -> Image.
     heights = [max(tile.height for _, tile in row) + 2 * PAD + 14 for row in rows]
     sheet = Image.new("RGB", (columns * (TILE + PAD) + PAD, BANNER + sum(heights)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    draw.text(
-        (PAD, BANNER / 2), warning or title, (200, 30, 30) if warning else (38, 43, 51), font_for((), 28), anchor="lm"
-    )
+    draw.text((PAD, BANNER / 2), title, (38, 43, 51), font_for((), 28), anchor="lm")
     y = BANNER
     for row, height in zip(rows, heights, strict=True):
         for column, (name, tile) in enumerate(row):

@@ -118,10 +118,18 @@ def test_the_ground_floor_stands_alone() -> None:
 
 
 def test_heavy_libraries_are_imported_where_they_are_used() -> None:
-    """torch at the top of networks and labelers; all else inside the functions that need it."""
-    allowed = ("annotator.models", "labelers")
-    at_top = [each for each in imports() if each.top and is_in(each.name, HEAVY)]
+    """torch at the top of networks and labelers; all else inside the functions that need it.
+
+    The embedded pack's networks inherit from the libraries' own, so they are whole modules that only functions
+    import, and the training that makes them.
+    """
+    allowed = ("annotator.models", "annotator.training", "labelers")
+    inheriting = ("annotator.models.mini_clip", "annotator.models.mini_dino")
+    at_top = [each for each in imports() if each.top and is_in(each.name, HEAVY) and each.importer not in inheriting]
     assert [str(each) for each in at_top if not (is_in(each.importer, allowed) and is_in(each.name, ("torch",)))] == []
+    makers = (*inheriting, "annotator.training.embedded")
+    at_top = [each for each in imports() if each.top and is_in(each.name, inheriting)]
+    assert [str(each) for each in at_top if not is_in(each.importer, makers)] == []
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

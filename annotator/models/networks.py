@@ -28,8 +28,22 @@ if TYPE_CHECKING:
 
 Used = dict[str, dict[str, str]]
 """Slot -> source, file (its name) and sha256 of what was loaded for it."""
-OpenWeights = Callable[[str], AbstractContextManager[tuple[State, str]]]
-"""Slot -> its tensors and their SHA-256, for as long as a network is built from them."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of a role, found and checked; its tensors are read when asked for."""
+
+    path: Path
+    sha256: str
+    format: str
+
+    def state(self) -> State:
+        return read_state(self.path, self.format)
+
+
+OpenWeights = Callable[[str], AbstractContextManager[WeightFile]]
+"""Slot -> its file, for as long as a network is built from it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class Networks:
 
     load:              role -> its network and the files it was built from.
     device, precision: where and how to run them; the weights themselves stay float32.
-    pack, untrained:   the pack's name, and whether labels made with it mean nothing.
+    pack:              the pack's name.
     """
 
     def __init__(
@@ -61,12 +75,10 @@ class Networks:
         device: str = "cpu",
         precision: Precision = "fp32",
         pack: str = "",
-        untrained: bool = False,
     ) -> None:
         self.device = device
         self.precision = precision
         self.pack = pack
-        self.untrained = untrained
         self.windows_at_once = WINDOWS_AT_ONCE[kind_of(device)]
         self.crops_at_once = CROPS_AT_ONCE[kind_of(device)]
         self.decode_workers = decode_workers(device)
@@ -140,11 +152,10 @@ def weights_from_files(role: Role, given: Mapping[str, Path], used: Used) -> Ope
     of unknown hash to the one it has now."""
 
     @contextmanager
-    def weights(slot: str) -> Iterator[tuple[State, str]]:
+    def weights(slot: str) -> Iterator[WeightFile]:
         located = locate(slot, role.files[slot], given.get(slot))
-        state = read_state(located.path, located.source.format)
         try:
-            yield state, located.sha256
+            yield WeightFile(located.path, located.sha256, located.source.format)
         except WeightsError as error:
             raise WeightsError(f"{located.path}: {error}; give the right file with --weights {slot}=FILE") from None
         hold_to_hash(located)
@@ -153,48 +164,48 @@ def weights_from_files(role: Role, given: Mapping[str, Path], used: Used) -> Ope
     return weights
 
 
-def weights_from_seed(role: Role, seed: int, used: Used) -> OpenWeights:
-    """Untrained weights."""
-    from annotator.models.untrained import untrained_state
-
-    @contextmanager
-    def weights(slot: str) -> Iterator[tuple[State, str]]:
-        state, sha256 = untrained_state(slot, _known_architecture(role), seed)
-        yield state, sha256
-        used[slot] = {"source": f"untrained, seed {seed}", "file": "", "sha256": sha256}
-
-    return weights
-
-
 def _build_clip(role: Role, weights: OpenWeights) -> nn.Module:
+    if role.architecture == "mini-clip":
+        from annotator.models.mini_clip import load_mini_clip
+
+        with weights("clip") as own, weights("clip.stem") as stem, weights("clip.text") as text:
+            weights_id = f"{own.sha256} {text.sha256}"
+            return load_mini_clip(own.state(), stem.state(), text.path.parent, weights_id)
     from annotator.models.clip import load_open_clip
 
-    with weights("clip") as (state, sha256):
-        return load_open_clip(_known_architecture(role), state, role.mean, role.std, weights_id=sha256)
+    with weights("clip") as file:
+        return load_open_clip(_known_architecture(role), file.state(), role.mean, role.std, weights_id=file.sha256)
 
 
 def _build_dino(role: Role, weights: OpenWeights) -> nn.Module:
-    from annotator.models.dino import load_timm_dino
-
-    with weights("dino") as (state, _):
-        return load_timm_dino(role.architecture, state)
+    return _dino(role, weights, "dino", "dino.stem")
 
 
 def _build_found(role: Role, weights: OpenWeights) -> nn.Module:
-    from annotator.models.dino import load_timm_dino
     from annotator.models.found import load_found
 
-    with weights("found.backbone") as (state, _):
-        backbone = load_timm_dino(role.architecture, state)
-    with weights("found") as (state, _):
-        return load_found(backbone, state)
+    backbone = _dino(role, weights, "found.backbone", "found.stem")
+    with weights("found") as file:
+        return load_found(backbone, file.state())
+
+
+def _dino(role: Role, weights: OpenWeights, slot: str, stem_slot: str) -> Dino:
+    if role.architecture == "mini-dino":
+        from annotator.models.mini_dino import load_mini_dino
+
+        with weights(slot) as own, weights(stem_slot) as stem:
+            return load_mini_dino(own.state(), stem.state())
+    from annotator.models.dino import load_timm_dino
+
+    with weights(slot) as file:
+        return load_timm_dino(role.architecture, file.state())
 
 
 def _build_heads(role: Role, weights: OpenWeights) -> nn.Module:
     from annotator.models.heads import load_heads
 
-    with weights("heads") as (state, _):
-        return load_heads(state)
+    with weights("heads") as file:
+        return load_heads(file.state())
 
 
 _BUILDERS: dict[str, Callable[[Role, OpenWeights], nn.Module]] = {

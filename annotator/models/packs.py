@@ -2,7 +2,7 @@
 
 A pack is a YAML file, `configs/packs/NAME.yaml` or a user's own; `configs/packs/paper.yaml` explains its form.
 A role's files have slots, which `--weights SLOT=FILE` names: `clip` is the weights of the role clip,
-`found.backbone` those of its second network, `lm/config.json` a file that goes with them.
+`found.backbone` those of a part of it, `lm/config.json` a file that goes with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 from annotator.config import parameters_from
 from annotator.errors import ConfigError, WeightsError
 from annotator.models.devices import resolve_device, resolve_precision
-from annotator.models.networks import Networks, Role, Used, build, weights_from_files, weights_from_seed
+from annotator.models.networks import Networks, Role, Used, build, weights_from_files
 from annotator.models.sources import MissingWeights, Source, at_hand, known_hash, locate
 
 if TYPE_CHECKING:
@@ -41,23 +41,20 @@ __all__ = [
 
 AUTO = "auto"
 ROLES = ("clip", "dino", "found", "heads", "lm", "sentence")
-PACK_KEYS = ("description", "untrained", "seed", "roles", "labelers")
-ROLE_KEYS = ("architecture", "mean", "std", "licence", "weights", "backbone", "companions")
+PACK_KEYS = ("description", "roles", "labelers")
+ROLE_KEYS = ("architecture", "mean", "std", "licence", "weights", "parts", "companions")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pack:
-    """labelers: the roles that a labeler fills otherwise. untrained: weights drawn from `seed`; the labels mean
-    nothing."""
+    """labelers: the roles that a labeler fills otherwise."""
 
     name: str
     description: str = ""
     roles: Mapping[str, Role] = field(default_factory=dict)
     labelers: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
-    untrained: bool = False
-    seed: int = 0
 
     def roles_for(self, labeler: str) -> dict[str, Role]:
         """Every role as this labeler gets it."""
@@ -81,13 +78,11 @@ class Pack:
     ) -> Networks:
         """What `labeler` gets; nothing is read yet. weights: slot -> file in place of the pack's."""
         given = self.given_files(labeler, weights)
-        return Networks(lambda role: self.load(role, labeler, given), device, precision, self.name, self.untrained)
+        return Networks(lambda role: self.load(role, labeler, given), device, precision, self.name)
 
     def load(self, name: str, labeler: str, given: Mapping[str, Path]) -> tuple[nn.Module, Used]:
         """Finds, checks, reads and builds the network for one role."""
         role, used = self.role(name, labeler), Used()
-        if self.untrained:
-            return build(role, weights_from_seed(role, self.seed, used)), used
         return build(role, weights_from_files(role, given, used)), used
 
     def given_files(self, labeler: str, weights: Mapping[str, str | Path] | None) -> dict[str, Path]:
@@ -128,7 +123,7 @@ def open_networks(
     def load(role: str) -> tuple[nn.Module, Used]:
         if not decided:
             decided.append(resolve_pack(AUTO, labeler.name, (role,), weights))
-            networks.pack, networks.untrained = decided[0].name, decided[0].untrained
+            networks.pack = decided[0].name
         try:
             return decided[0].load(role, labeler.name, decided[0].given_files(labeler.name, weights))
         except MissingWeights as missing:
@@ -167,8 +162,6 @@ def resolve_pack(
 def describe(pack: Pack) -> list[dict[str, str]]:
     """A row per file, for people: labeler ("" = the others), slot, architecture, source, size, licence, the hash
     that the file is held to, and its path; "" for what is not known or not on this machine."""
-    if pack.untrained:
-        return [_row("", role, role.name, f"untrained, seed {pack.seed}") for role in pack.roles.values()]
     rows = []
     for labeler, role, slot, sources in _files(pack):
         source, path = at_hand(sources) or (sources[0], "")
@@ -233,8 +226,6 @@ def read_pack(name: str) -> Pack:
         description=str(pack.get("description", "")),
         roles=_roles(pack.get("roles"), path, "roles"),
         labelers={labeler: _roles(roles, path, f"labelers.{labeler}") for labeler, roles in labelers.items()},
-        untrained=pack.get("untrained") is True,
-        seed=int(pack.get("seed", 0)),
     )
 
 
@@ -260,8 +251,8 @@ def _roles(value: Any, path: Path, where: str) -> dict[str, Role]:
 def _role(name: str, value: Any, path: Path, where: str) -> Role:
     role = _mapping(value, where, ROLE_KEYS)
     files = {}
-    if "backbone" in role:
-        files[f"{name}.backbone"] = _sources(role["backbone"], path, f"{where}.backbone")
+    for part, sources in _mapping(role.get("parts"), f"{where}.parts").items():
+        files[f"{name}.{part}"] = _sources(sources, path, f"{where}.parts.{part}")
     if "weights" in role:
         files[name] = _sources(role["weights"], path, f"{where}.weights")
         for companion in role.get("companions", ()):

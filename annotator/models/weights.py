@@ -217,6 +217,7 @@ def _under(key: str, content: Mapping[str, Any]) -> State:
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], State]] = {
+    "plain": dict,
     "open_clip": _open_clip,
     "timm": _timm,
     "found": _found,

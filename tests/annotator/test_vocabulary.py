@@ -170,7 +170,7 @@ def test_mistakes_in_yaml(tmp_path: Path, content: str, message: str) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"none\.txt: no such file; a vocabulary is a text file"):
+    with pytest.raises(VocabularyError, match=r"none\.txt: no such file; a vocabulary is a file"):
         Vocabulary.load(tmp_path / "none.txt")
     with pytest.raises(VocabularyError, match="expected a file with a class per line, but found a folder"):
         Vocabulary.load(tmp_path)

