@@ -107,7 +107,7 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
         "labeler": config.labeler,
         "settings": asdict(parameters),
         "vocabulary": vocabulary.fingerprint() if vocabulary else None,
-        "pack": networks.used(),
+        "weights": {slot: file["sha256"] for slot, file in networks.used().items()},
         "precision": networks.precision,
         "full_decode": config.full_decode,
     }

@@ -35,6 +35,7 @@ NEVER = {
     "annotator.pipeline": ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.dense"),
     "annotator.engines": ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.dense"),
     "annotator.run": ("labelers", "exporters", "evaluation", "annotator.models", "annotator.pipeline"),
+    "annotator.training": ("labelers", "exporters", "evaluation", "annotator.pipeline"),
     "annotator.vocabulary": ("labelers", "annotator.models", "annotator.run"),
 }
 
@@ -120,16 +121,15 @@ def test_the_ground_floor_stands_alone() -> None:
 def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     """torch at the top of networks and labelers; all else inside the functions that need it.
 
-    The embedded pack's networks inherit from the libraries' own, so they are whole modules that only functions
-    import, and the training that makes them.
+    Training, and the embedded pack's networks, which inherit from the libraries' own, are whole modules that only
+    functions import.
     """
-    allowed = ("annotator.models", "annotator.training", "labelers")
-    inheriting = ("annotator.models.mini_clip", "annotator.models.mini_dino")
-    at_top = [each for each in imports() if each.top and is_in(each.name, HEAVY) and each.importer not in inheriting]
-    assert [str(each) for each in at_top if not (is_in(each.importer, allowed) and is_in(each.name, ("torch",)))] == []
-    makers = (*inheriting, "annotator.training.embedded")
-    at_top = [each for each in imports() if each.top and is_in(each.name, inheriting)]
-    assert [str(each) for each in at_top if not is_in(each.importer, makers)] == []
+    allowed = ("annotator.models", "labelers")
+    late = ("annotator.models.mini_clip", "annotator.models.mini_dino", "annotator.training")
+    at_top = [each for each in imports() if each.top and not is_in(each.importer, late)]
+    heavy = [each for each in at_top if is_in(each.name, HEAVY)]
+    assert [str(each) for each in heavy if not (is_in(each.importer, allowed) and is_in(each.name, ("torch",)))] == []
+    assert [str(each) for each in at_top if is_in(each.name, late)] == []
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

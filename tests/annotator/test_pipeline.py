@@ -275,7 +275,7 @@ def test_a_dry_run_counts_what_is_finished(prepare: Prepare, photos: Path, tmp_p
         ({"precision": "fp8"}, "precision: expected one of auto, fp32, bf16, but got 'fp8'"),
         ({"batch_size": 0}, "batch_size: expected at least 1, but got 0"),
         ({"pack": "paprika"}, "no pack 'paprika'; known are .*embedded"),
-        ({"weights": {"clip": "x"}}, r"--weights clip=FILE: the pack 'embedded' has no such file"),
+        ({"weights": {"eyes": "x"}}, r"--weights eyes=FILE: the pack 'embedded' has no such file"),
         ({"vocab": None}, r"bands needs class names: --vocab classes\.txt"),
         ({"labeler": "shades"}, "shades names its own classes and takes no vocabulary; leave --vocab out"),
         ({"images": "nowhere"}, "nowhere: expected a folder, a glob, a .txt list or an image"),
