@@ -70,7 +70,7 @@ def run(
         str | None, typer.Option(help="auto, fp32, bf16 (where the hardware has it).", show_default="auto")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Photos labelled together; never changes a mask.", show_default="8")
+        int | None, typer.Option(help="Photos labelled together; never changes a mask.", show_default="by device")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Decoding processes; 0 decodes in this one.", show_default="by cores")

@@ -38,7 +38,7 @@ class RunConfig:
     full_decode: bool = False
 
     device: str = "auto"
-    batch_size: int = 8
+    batch_size: int | None = None
     workers: int | None = None
     limit: int | None = None
     max_failure_rate: float = 0.5

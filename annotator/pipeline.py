@@ -59,11 +59,12 @@ class Job:
     ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
         workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
-        ahead = workers + 2 * self.config.batch_size
+        batch_size = self.config.batch_size or self.networks.photos_at_once
+        ahead = workers + 2 * batch_size
         working_side = None if self.config.full_decode else self.labeler.working_side
         pool = DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
         with pool:
-            yield from local.execute(refs, self.labeler, pool, self.config.batch_size, should_stop)
+            yield from local.execute(refs, self.labeler, pool, batch_size, should_stop)
 
 
 @dataclass(frozen=True)

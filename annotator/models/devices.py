@@ -10,6 +10,8 @@ from annotator.errors import ConfigError
 if TYPE_CHECKING:
     from annotator.models.backbone import Precision
 
+PHOTOS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 16}
+"""On a CPU more would only make progress and Ctrl-C wait: its batches are windows, not photos."""
 WINDOWS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}
 CROPS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
 MOST_DECODERS = 8

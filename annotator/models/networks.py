@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.errors import WeightsError
 from annotator.models.compat import prepare_torchvision
-from annotator.models.devices import CROPS_AT_ONCE, WINDOWS_AT_ONCE, decode_workers, kind_of
+from annotator.models.devices import CROPS_AT_ONCE, PHOTOS_AT_ONCE, WINDOWS_AT_ONCE, decode_workers, kind_of
 from annotator.models.sources import Source, hold_to_hash, locate
 from annotator.models.weights import State, read_state
 
@@ -79,6 +79,7 @@ class Networks:
         self.device = device
         self.precision = precision
         self.pack = pack
+        self.photos_at_once = PHOTOS_AT_ONCE[kind_of(device)]
         self.windows_at_once = WINDOWS_AT_ONCE[kind_of(device)]
         self.crops_at_once = CROPS_AT_ONCE[kind_of(device)]
         self.decode_workers = decode_workers(device)
