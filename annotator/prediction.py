@@ -123,12 +123,6 @@ def decode(rle: bytes, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def encode_mask(mask: Mask) -> bytes:
-    """H x W bool mask -> COCO's compressed counts; the empty mask too."""
-    encoded = encode(np.where(mask, np.int32(0), np.int32(NOTHING)))
-    return encoded[0].rle if encoded else _leb128(np.array([mask.size]), np.array([0]))[0]
-
-
 def encode(label_map: NDArray[np.integer]) -> list[EncodedValue]:
     """Every value of an H x W map except -1 as COCO RLE, in increasing order of value, in one pass.
 

@@ -16,7 +16,6 @@ defaults in their parameters, the tool's own labelers have them in `configs/labe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -136,8 +135,3 @@ def resolve_parameters(name: str, given: Mapping[str, Any] | None = None) -> Any
 def build(name: str, networks: Networks, given: Mapping[str, Any] | None = None) -> Labeler:
     """A labeler of that name over these networks."""
     return find(name).build(networks, resolve_parameters(name, given))
-
-
-def parameters_as_dict(parameters: Any) -> dict[str, Any]:
-    """Plain values for the manifest."""
-    return dataclasses.asdict(parameters)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from annotator.prediction import NOTHING, Prediction, Segment, decode, encode, encode_mask
+from annotator.prediction import NOTHING, Prediction, Segment, decode, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # pycocotools under numpy 2
 
@@ -48,13 +48,6 @@ def label_maps(draw: st.DrawFn) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_encodes_as_pycocotools(label_map: np.ndarray) -> None:
     check(label_map)
-
-
-@given(label_maps())
-@settings(max_examples=50, deadline=None)
-def test_encodes_a_mask_as_pycocotools(label_map: np.ndarray) -> None:
-    mask = label_map > 0
-    assert encode_mask(mask) == coco.encode(np.asfortranarray(mask))["counts"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +86,6 @@ def test_encodes_runs_of_many_millions() -> None:
 def test_encodes_nothing() -> None:
     assert encode(np.full((4, 6), NOTHING, np.int32)) == []
     assert encode(np.zeros((0, 6), np.int32)) == []
-    assert encode_mask(np.zeros((4, 6), bool)) == coco.encode(np.zeros((4, 6), np.uint8, order="F"))["counts"]
 
 
 PREDICTION = Prediction(

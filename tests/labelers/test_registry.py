@@ -62,7 +62,7 @@ def test_every_built_in_has_a_yaml_of_exactly_its_settings(name: str) -> None:
     settings = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line.split(":")[0] for line in settings] == list(values)
     assert all(" # " in line for line in settings), "every setting is explained"
-    resolved = base.parameters_as_dict(base.resolve_parameters(name))
+    resolved = dataclasses.asdict(base.resolve_parameters(name))
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in resolved.items()} == values
 
 
