@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from annotator.commands import models, results, train
+from annotator.commands.arguments import RunArgument, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -21,18 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(no_args_is_help=True, help="Which weights there are, where they come from, and fetching them.")
-app.add_typer(models, name="models")
-train = typer.Typer(no_args_is_help=True, help="Making weights.")
-app.add_typer(train, name="train")
-
-RunArgument = Annotated[Path, typer.Argument(help="Run folder, as `annotate run` made it.", metavar="RUN")]
-
-
-def _settings(given: list[str] | None) -> dict[str, Any]:
-    from annotator.config import parse_setting
-
-    return dict(parse_setting(text) for text in given or [])
+app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 
 
 @app.command()
@@ -57,9 +49,7 @@ def run(
         str | None,
         typer.Option(help="Weights: paper, embedded, auto or a .yaml; see `annotate models`.", show_default="auto"),
     ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(metavar="ROLE=FILE", help="Weights file for one role of the pack; repeatable.")
-    ] = None,
+    weights: WeightsOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A labeler's setting, such as delta=0.9; repeatable."),
@@ -94,10 +84,10 @@ def run(
 ) -> None:
     """Label photos. Stops and resumes at any time; a bad photo costs itself only (exit code 3)."""
     from annotator import console
-    from annotator.config import RunConfig, parse_pair
+    from annotator.config import RunConfig
 
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
-    given["weights"], given["settings"] = dict(parse_pair(text) for text in weights or []), _settings(set_)
+    given["weights"], given["settings"] = parse_weights(weights), parse_settings(set_)
     settings = RunConfig.load(config, given)
 
     from annotator import pipeline
@@ -128,76 +118,10 @@ def status(
     console.print_status(open_run(run), failures)
 
 
-@app.command()
-def export(
-    run: RunArgument,
-    format: Annotated[str, typer.Option(help="coco, mask-png, overlay; `--format list` says more.")] = "coco",
-    out: Annotated[
-        Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the format, as `--format list` shows; repeatable."
-        ),
-    ] = None,
-    segmentation: Annotated[
-        str | None, typer.Option(help="coco: polygon, rle or rle-uncompressed.", show_default="polygon")
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="coco: instances, panoptic or stuff.", show_default="instances")
-    ] = None,
-    instances: Annotated[bool | None, typer.Option("--instances", help="coco: a class's separate parts apart.")] = None,
-    min_area: Annotated[
-        int | None, typer.Option(help="coco: leave out smaller masks, in pixels.", show_default="0")
-    ] = None,
-    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="coco: close holes in masks.")] = None,
-    strict: Annotated[bool | None, typer.Option("--strict", help="coco: no `score`, only what COCO defines.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="mask-png: plain, voc, mmseg, ade or hf.", show_default="plain")
-    ] = None,
-    gray: Annotated[bool | None, typer.Option("--gray", help="mask-png: gray instead of palette PNGs.")] = None,
-) -> None:
-    """Write a run's masks for a trainer."""
-    from annotator import console
-    from annotator.run import open_run
-    from exporters import base
-
-    if format == "list":
-        console.print_formats()
-        return
-    flags = {
-        name: value
-        for name, value in locals().items()
-        if name in ("segmentation", "variant", "instances", "min_area", "fill_holes", "strict", "preset", "gray")
-        and value is not None
-    }
-    summary = base.export(format, open_run(run), out or base.default_out(run, format), {**flags, **_settings(set_)})
-    console.print_export(summary)
-
-
-@app.command("eval")
-def evaluate(
-    run: RunArgument,
-    truth: Annotated[Path, typer.Option(help="Folder of mask PNGs, or a COCO .json.")],
-    metrics: Annotated[str, typer.Option(help="Which metrics, by commas; known: miou.")] = "miou",
-    truth_classes: Annotated[
-        Path | None,
-        typer.Option(help="Class names of the mask PNGs' values.", show_default="classes.txt there, else the run's"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="RUN/eval")] = None,
-) -> None:
-    """Score a run against ground truth: per-class table, Markdown, JSON, CSV and a confusion matrix."""
-    from annotator import console
-    from annotator.run import open_run
-    from evaluation.confusion import evaluate_run
-    from evaluation.report import write_report
-    from evaluation.truth import open_truth
-
-    opened = open_run(run)
-    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
-    evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), names)
-    console.print_evaluation(evaluation, write_report(evaluation, out or run / "eval"))
+app.command()(results.export)
+app.command("eval")(results.evaluate)
+app.command()(results.relabel)
+app.command()(results.show)
 
 
 @app.command()
@@ -219,50 +143,6 @@ def demo(
     from annotator.demo import make_demo
 
     console.print_demo(make_demo(out, labeler, pack, console.status))
-
-
-@models.command("list")
-def models_list() -> None:
-    """Packs, their roles, and whether the weights are at hand."""
-    from annotator import console
-
-    console.print_packs()
-
-
-@models.command("show")
-def models_show(pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")]) -> None:
-    """Every file of a pack: source, licence, size, hash."""
-    from annotator import console
-
-    console.print_pack(pack)
-
-
-@models.command("pull")
-def models_pull(
-    pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")] = "paper",
-    labeler: Annotated[str | None, typer.Option(help="Only what this labeler needs.")] = None,
-) -> None:
-    """Fetch a pack's weights and check their hashes."""
-    from annotator import console
-
-    console.pull(pack, labeler)
-
-
-@train.command("embedded")
-def train_embedded(
-    data: Annotated[Path, typer.Option(help="Folder with coco, voc and photos; see docs/embedded-pack.md.")],
-    out: Annotated[Path, typer.Option(help="Folder for the weights; steps whose result is there are skipped.")],
-    minutes: Annotated[
-        float | None, typer.Option(help="Bound on each of the two rounds of training.", show_default="none")
-    ] = None,
-) -> None:
-    """Rebuild the embedded pack's weights from photos, on the CPU."""
-    import math
-
-    from annotator import console
-    from annotator.training.embedded.rebuild import rebuild
-
-    rebuild(data, out, minutes or math.inf, console.status)
 
 
 def _version(wanted: bool) -> None:

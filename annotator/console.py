@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,8 +19,10 @@ from annotator.run import ImageRecord, RunReader
 
 if TYPE_CHECKING:
     from annotator.pipeline import Estimate, Job, Outcome
+    from annotator.relabel import Relabelled
     from annotator.summary import RunSummary
     from evaluation.confusion import Evaluation
+    from evaluation.open_evaluation import OpenEvaluation
     from exporters.base import ExportSummary
 
 CLASSES_SHOWN = 30
@@ -92,6 +94,29 @@ def progress(job: Job, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
                 logged = time.monotonic()
                 left = (goal - finished - done) / rate
                 err.print(f"{finished + done:,}/{goal:,} photos, {rate:.2f}/s, {duration(left)} left, {failed} failed")
+
+        yield report
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float, str], None]]:
+    """Training: a bar per stage; lines every half minute where there is no terminal.
+
+    Yields report(stage, share done in [0, 1], detail).
+    """
+    stage, detail = TextColumn("{task.description:10}"), TextColumn("{task.fields[detail]}")
+    logged = 0.0
+    with Progress(stage, BarColumn(), TimeElapsedColumn(), detail, console=err, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, share: float, detail: str = "") -> None:
+            nonlocal logged
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0, detail="")
+            bar.update(tasks[stage], completed=share, detail=escape(detail))
+            if not err.is_terminal and (share >= 1 or time.monotonic() - logged >= LOG_SECONDS):
+                logged = time.monotonic()
+                err.print(escape(f"{stage}: {share:.0%} {detail}".rstrip()))
 
         yield report
 
@@ -253,11 +278,44 @@ def print_evaluation(evaluation: Evaluation, files: Sequence[Path]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
-    for name, value in summary_rows(evaluation):
+    _print_end_of_report(summary_rows(evaluation), evaluation.notes, files)
+
+
+def print_open_evaluation(evaluation: OpenEvaluation, files: Sequence[Path]) -> None:
+    from evaluation.open_report import RESULT_COLUMNS, open_summary_rows, result_rows
+
+    if rows := result_rows(evaluation):
+        table = Table(*RESULT_COLUMNS, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        for column in table.columns[2:]:
+            column.justify = "right"
+        out.print(table)
+    _print_end_of_report(open_summary_rows(evaluation), evaluation.notes, files)
+
+
+def _print_end_of_report(rows: Sequence[tuple[str, str]], notes: Sequence[str], files: Sequence[Path]) -> None:
+    for name, value in rows:
         out.print(f"[bold]{escape(name)}[/] {escape(value)}")
-    for note in evaluation.notes:
+    for note in notes:
         out.print(f"  note: {escape(note)}")
     out.print(f"report → {escape(', '.join(map(str, files)))}")
+
+
+def print_relabelled(done: Relabelled) -> None:
+    directory = escape(str(done.run.directory))
+    share = f" ({done.kept / done.segments:.0%})" if done.segments else ""
+    out.print(f"{done.kept:,} of {count(done.segments, 'segment')}{share} kept a class → {directory}")
+    out.print(f"what became of each: {directory}/mapping.csv")
+
+
+def print_lines(lines: Sequence[Text]) -> None:
+    for line in lines:
+        out.print(line)
+
+
+def print_picture(picture: Path) -> None:
+    out.print(f"picture → {escape(str(picture))}")
 
 
 def print_demo(overview: Path) -> None:

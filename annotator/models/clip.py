@@ -77,7 +77,7 @@ class DenseClip(Backbone):
     def dense(self, images: Tensor) -> DenseFeatures:
         """B x 3 x H x W RGB in [0, 1] -> per-patch features, in one forward pass without the last attention."""
         with self.autocast(images.device):
-            x, grid = self._tokens(self.normalise(images))
+            x, grid = self.tokens(self.normalise(images))
             blocks = self.visual.transformer.resblocks
             tap = len(blocks) - 3
             intermediate = x
@@ -100,13 +100,13 @@ class DenseClip(Backbone):
     def embed(self, images: Tensor) -> Tensor:
         """B x 3 x H x W RGB in [0, 1] -> B x d global embeddings (class token), not normalised."""
         with self.autocast(images.device):
-            x, _ = self._tokens(self.normalise(images))
+            x, _ = self.tokens(self.normalise(images))
             for block in self.visual.transformer.resblocks:
                 x = block(x)
             embedding: Tensor = self.visual.ln_post(x[:, 0]) @ self.visual.proj
         return embedding.float()
 
-    def _tokens(self, normalised: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def tokens(self, normalised: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """-> B x (1 + P) x D tokens that enter the first block, and their (h, w)."""
         patches = self.visual.conv1(normalised)  # B x D x h x w
         height, width = patches.shape[-2:]

@@ -27,8 +27,9 @@ from open_clip.transformer import LayerNorm, VisionTransformer  # noqa: E402
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
 PATCH = 16
 IMAGE_SIZE = 224
-WIDTH, LAYERS, HEADS = 256, 4, 4
+WIDTH, LAYERS, HEADS = 320, 6, 5
 JOINT = 384
+LARGEST_TRAINED, SECOND_LOOK = 320, 288  # short sides in pixels
 CLASSES = 1000
 STEM_CHANNELS = (4 * 48, 120, 1280)  # stride 8 (2 x 2 locations side by side), 16, 32
 PROMPTS_AT_ONCE = 128
@@ -108,6 +109,18 @@ class StemTokens(nn.Module):
         return tokens.permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
+        """What is larger than in training is looked at twice, and the tokens averaged: as it is, for its details, and
+        shrunk, for what they belong to."""
+        tokens = self._look(images)
+        shrink = SECOND_LOOK / min(images.shape[-2:])
+        if min(images.shape[-2:]) <= LARGEST_TRAINED:
+            return tokens
+        height, width = (round(side * shrink / (2 * PATCH)) * 2 * PATCH for side in images.shape[-2:])
+        small = F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+        again = F.interpolate(self._look(small), size=tokens.shape[-2:], mode="bilinear", align_corners=False)
+        return (tokens + again) / 2
+
+    def _look(self, images: Tensor) -> Tensor:
         features = self.stem(images)
         return self.mix(features, self.stem.classify(features.stride32))
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from annotator.models.dino import Dino
     from annotator.models.found import Found
     from annotator.models.heads import DinoiserHeads
+    from annotator.models.language import LanguageModel
+    from annotator.models.phrases import PhraseBank
+    from annotator.models.sentence import SentenceModel
 
 Used = dict[str, dict[str, str]]
 """Slot -> source, file (its name) and sha256 of what was loaded for it."""
@@ -115,6 +118,18 @@ class Networks:
     @property
     def heads(self) -> DinoiserHeads:
         return self._get("heads")
+
+    @property
+    def lm(self) -> LanguageModel:
+        return self._get("lm")
+
+    @property
+    def sentence(self) -> SentenceModel:
+        return self._get("sentence")
+
+    @property
+    def phrases(self) -> PhraseBank:
+        return self._get("phrases")
 
     def inference(self) -> AbstractContextManager[None]:
         """To run them in: no gradients."""
@@ -209,11 +224,56 @@ def _build_heads(role: Role, weights: OpenWeights) -> nn.Module:
         return load_heads(file.state())
 
 
+def _build_lm(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.language import load_language_model
+
+    beside = _companions(role, weights)
+    with weights("lm") as file:
+        return load_language_model(file.path, beside, file.sha256)
+
+
+def _build_sentence(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.sentence import load_sentence_model
+
+    beside = _companions(role, weights)
+    with weights("sentence") as file:
+        return load_sentence_model(file.path, beside, file.sha256)
+
+
+def _companions(role: Role, weights: OpenWeights) -> dict[str, Path]:
+    """The small files that go with a role's weights, by their names; all of them are JSON."""
+    found = {}
+    for slot in role.files:
+        if slot.startswith(f"{role.name}/"):
+            with weights(slot) as file:
+                found[slot.removeprefix(f"{role.name}/")] = file.path
+                _check_json(file.path)
+    return found
+
+
+def _check_json(path: Path) -> None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"expected JSON, but it is damaged or something else ({reason})") from None
+
+
+def _build_phrases(role: Role, weights: OpenWeights) -> nn.Module:
+    from annotator.models.phrases import load_phrases
+
+    with weights("phrases") as file:
+        return load_phrases(file.state())
+
+
 _BUILDERS: dict[str, Callable[[Role, OpenWeights], nn.Module]] = {
     "clip": _build_clip,
     "dino": _build_dino,
     "found": _build_found,
     "heads": _build_heads,
+    "lm": _build_lm,
+    "sentence": _build_sentence,
+    "phrases": _build_phrases,
 }
 
 

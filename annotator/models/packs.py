@@ -2,7 +2,8 @@
 
 A pack is a YAML file, `configs/packs/NAME.yaml` or a user's own; `configs/packs/paper.yaml` explains its form.
 A role's files have slots, which `--weights SLOT=FILE` names: `clip` is the weights of the role clip,
-`found.backbone` those of a part of it, `lm/config.json` a file that goes with them.
+`found.backbone` those of a part of it, `lm/config.json` a file that goes with them, which is expected beside FILE
+where only `lm` is given. `--weights ROLE=NAME` takes one of the pack's alternatives for a role.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urljoin
 
 import yaml
 
@@ -40,8 +42,8 @@ __all__ = [
 ]
 
 AUTO = "auto"
-ROLES = ("clip", "dino", "found", "heads", "lm", "sentence")
-PACK_KEYS = ("description", "roles", "labelers")
+ROLES = ("clip", "dino", "found", "heads", "lm", "sentence", "phrases")
+PACK_KEYS = ("description", "roles", "alternatives", "labelers")
 ROLE_KEYS = ("architecture", "mean", "std", "licence", "weights", "parts", "companions")
 
 _log = logging.getLogger(__name__)
@@ -49,12 +51,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pack:
-    """labelers: the roles that a labeler fills otherwise."""
+    """labelers: the roles that a labeler fills otherwise. alternatives: role -> name -> what a user may choose."""
 
     name: str
     description: str = ""
     roles: Mapping[str, Role] = field(default_factory=dict)
     labelers: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
+    alternatives: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
+
+    def choose(self, weights: Mapping[str, str | Path] | None) -> Pack:
+        """This pack with the alternatives that `weights` names in their roles' place, and without the files that a
+        given .gguf holds itself."""
+        chosen = {}
+        for slot, given in (weights or {}).items():
+            if str(given) in self.alternatives.get(slot, {}):
+                chosen[slot] = self.alternatives[slot][str(given)]
+            elif slot == "lm" and str(given).endswith(".gguf"):
+                chosen[slot] = Role(slot, files={slot: (Source(path=str(given)),)})
+        labelers = {
+            labeler: {name: role for name, role in roles.items() if name not in chosen}
+            for labeler, roles in self.labelers.items()
+        }
+        return replace(self, roles={**self.roles, **chosen}, labelers=labelers)
 
     def roles_for(self, labeler: str) -> dict[str, Role]:
         """Every role as this labeler gets it."""
@@ -77,8 +95,9 @@ class Pack:
         weights: Mapping[str, str | Path] | None = None,
     ) -> Networks:
         """What `labeler` gets; nothing is read yet. weights: slot -> file in place of the pack's."""
-        given = self.given_files(labeler, weights)
-        return Networks(lambda role: self.load(role, labeler, given), device, precision, self.name)
+        pack = self.choose(weights)
+        given = pack.given_files(labeler, weights)
+        return Networks(lambda role: pack.load(role, labeler, given), device, precision, self.name)
 
     def load(self, name: str, labeler: str, given: Mapping[str, Path]) -> tuple[nn.Module, Used]:
         """Finds, checks, reads and builds the network for one role."""
@@ -86,13 +105,17 @@ class Pack:
         return build(role, weights_from_files(role, given, used)), used
 
     def given_files(self, labeler: str, weights: Mapping[str, str | Path] | None) -> dict[str, Path]:
-        """`--weights` as paths, or an error for a slot that there is not."""
+        """`--weights` as paths, or an error for a slot that there is not. What goes with a given file is beside it."""
         slots = [slot for role in self.roles_for(labeler).values() for slot in role.files]
-        for slot in weights or {}:
+        given = {}
+        for slot, path in (weights or {}).items():
             if slot not in slots:
                 known = ", ".join(slots) or "none"
                 raise ConfigError(f"--weights {slot}=FILE: the pack {self.name!r} has no such file; it has {known}")
-        return {slot: Path(path).expanduser() for slot, path in (weights or {}).items()}
+            if str(path) not in self.alternatives.get(slot, {}):
+                given[slot] = Path(path).expanduser()
+        companions = {slot: given[slot.split("/")[0]] for slot in slots if "/" in slot and slot.split("/")[0] in given}
+        return {slot: path.parent / slot.split("/", 1)[1] for slot, path in companions.items()} | given
 
 
 class NetworkUser(Protocol):
@@ -146,8 +169,8 @@ def resolve_pack(
     falls back to `embedded` with one warning. A file that is there and wrong is an error all the same.
     """
     if name != AUTO:
-        return read_pack(name)
-    paper = read_pack("paper")
+        return read_pack(name).choose(weights)
+    paper = read_pack("paper").choose(weights)
     given = paper.given_files(labeler, weights)
     try:
         for role in roles:
@@ -155,15 +178,18 @@ def resolve_pack(
                 locate(slot, sources, given.get(slot))
     except MissingWeights as missing:
         _log.warning("USING THE PACK `embedded`, WHOSE LABELS ARE WORSE, for want of the papers' weights: %s", missing)
-        return read_pack("embedded")
+        return read_pack("embedded").choose(weights)
     return paper
 
 
-def describe(pack: Pack) -> list[dict[str, str]]:
+def describe(pack: Pack, alternatives: bool = False) -> list[dict[str, str]]:
     """A row per file, for people: labeler ("" = the others), slot, architecture, source, size, licence, the hash
-    that the file is held to, and its path; "" for what is not known or not on this machine."""
+    that the file is held to, and its path; "" for what is not known or not on this machine.
+
+    alternatives: those of the pack, too, their slots as ROLE=NAME.
+    """
     rows = []
-    for labeler, role, slot, sources in _files(pack):
+    for labeler, role, slot, sources in (*_files(pack), *(_alternative_files(pack) if alternatives else ())):
         source, path = at_hand(sources) or (sources[0], "")
         rows.append(_row(labeler, role, slot, source.origin, source.size, known_hash(source), str(path)))
     return rows
@@ -209,6 +235,13 @@ def _files(pack: Pack) -> Iterator[tuple[str, Role, str, tuple[Source, ...]]]:
                 yield labeler, role, slot, sources
 
 
+def _alternative_files(pack: Pack) -> Iterator[tuple[str, Role, str, tuple[Source, ...]]]:
+    for named in pack.alternatives.values():
+        for name, role in named.items():
+            for slot, sources in role.files.items():
+                yield "", role, slot.replace(role.name, f"{role.name}={name}", 1), sources
+
+
 def read_pack(name: str) -> Pack:
     """A pack by its name or by the path of its YAML."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else _packs_folder() / f"{name}.yaml"
@@ -226,6 +259,13 @@ def read_pack(name: str) -> Pack:
         description=str(pack.get("description", "")),
         roles=_roles(pack.get("roles"), path, "roles"),
         labelers={labeler: _roles(roles, path, f"labelers.{labeler}") for labeler, roles in labelers.items()},
+        alternatives={
+            role: {
+                name: _role(role, value, path, f"{path}: alternatives.{role}.{name}")
+                for name, value in _mapping(named, f"{path}: alternatives.{role}").items()
+            }
+            for role, named in _mapping(pack.get("alternatives"), f"{path}: alternatives", ROLES).items()
+        },
     )
 
 
@@ -255,8 +295,8 @@ def _role(name: str, value: Any, path: Path, where: str) -> Role:
         files[f"{name}.{part}"] = _sources(sources, path, f"{where}.parts.{part}")
     if "weights" in role:
         files[name] = _sources(role["weights"], path, f"{where}.weights")
-        for companion in role.get("companions", ()):
-            files[f"{name}/{companion}"] = tuple(_companion(source, companion) for source in files[name])
+        for companion, sha256 in _companions(role.get("companions"), f"{where}.companions").items():
+            files[f"{name}/{companion}"] = tuple(_companion(source, companion, sha256) for source in files[name])
     return Role(
         name=name,
         architecture=role.get("architecture"),
@@ -279,5 +319,17 @@ def _sources(value: Any, path: Path, where: str) -> tuple[Source, ...]:
     )
 
 
-def _companion(source: Source, name: str) -> Source:
-    return Source(hub=source.hub, package=source.package, revision=source.revision, file=name)
+def _companions(value: Any, where: str) -> dict[str, str]:
+    """A list of names, or names with their SHA-256."""
+    named = dict.fromkeys(value, "") if isinstance(value, list) else _mapping(value, where)
+    return {str(name): str(sha256) for name, sha256 in named.items()}
+
+
+def _companion(source: Source, name: str, sha256: str) -> Source:
+    """The file of that name beside the source's; names may have folders."""
+    beside = {"format": "", "size": "", "sha256": sha256}
+    if source.url:
+        return replace(source, url=urljoin(source.url, name), **beside)
+    if source.path:
+        return replace(source, path=str(Path(source.path).parent / name), **beside)
+    return replace(source, file=str(PurePosixPath(source.file).parent / name), **beside)

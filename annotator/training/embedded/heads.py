@@ -1,128 +1,67 @@
-"""Trains FOUND's decoder on mini-dino's keys, and CLIP-DINOiser's two heads on mini-clip's intermediate features."""
+"""FOUND's decoder and CLIP-DINOiser's heads for the embedded pack, by the trainers that fit any networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from annotator.models.clip import resize_positions
+from annotator.models.dino import Dino
 from annotator.models.heads import DinoiserHeads
-from annotator.models.mini_clip import MiniTower
-from annotator.models.mini_dino import MiniDino
-from annotator.training.embedded.dino import features_of
+from annotator.models.mini_clip import IMAGE_MEAN, IMAGE_STD, MiniTower
+from annotator.models.mini_dino import WIDTH, MiniDino
+from annotator.training import found, heads
+from annotator.training.crops import CropRecipe, PhotoCrops
+from annotator.training.embedded.dino_views import Views
+from annotator.training.embedded.tower import trunk
 
-NO_LABEL = 255
-GAMMA = 0.2
-BATCH = 16
-WINDOW = 14
-SHARPNESS = 10.0
-"""Inference cuts at GAMMA, so the logit is 10 x (cosine - GAMMA) instead of the bare cosine."""
-
-
-@torch.no_grad()
-def keys_of(vit: MiniDino, shard: dict[str, Tensor]) -> Tensor:
-    """B x D x h x w."""
-    patches = vit.patch_embed.proj.mix(features_of(shard))
-    block: Any = vit.blocks[0]
-    normed = block.norm1(patches.flatten(2).transpose(1, 2))
-    return block.attn.qkv(normed).chunk(3, dim=-1)[1].transpose(1, 2).unflatten(2, patches.shape[-2:])
-
-
-def token_labels(labels: Tensor) -> Tensor:
-    """B x 4h x 4w -> B x h x w: the label at the middle of each token."""
-    return labels[:, 2::4, 2::4].long()
+FOUND = found.FoundRecipe(
+    steps=300,
+    seed_steps=300,
+    crops=CropRecipe(side=320, scales=(1.0, 1.7)),
+    learning_rate=1e-2,
+    solver_stride=4,
+)
+"""Without the training-free masks, self-training drifts on these keys until everything or nothing is an object."""
+FOUND_CROPS = 1000
+HEADS = heads.HeadsRecipe(steps=600, affinity_rate=1e-3, objectness_rate=3e-2, decay_from=400, scale=10.0, offset=0.2)
+"""The pairs' logit is 0 where the labeler cuts, at a cosine of 0.2."""
+HEADS_VIEWS = 1000
+AT_ONCE = 16
 
 
-def train_found(keys: Tensor, target: Tensor, steps: int = 500, seed: int = 0) -> nn.Conv2d:
-    """keys: B x D x h x w; target: B x h x w in [0, 1], -1 where unknown."""
-    torch.manual_seed(seed)
-    decoder = nn.Conv2d(keys.shape[1], 1, kernel_size=1)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=5e-2, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, 50, 0.7)
-    for _ in range(steps):
-        chosen = torch.randint(len(keys), (50,))
-        wanted = target[chosen]
-        known = wanted >= 0
-        loss = F.binary_cross_entropy_with_logits(decoder(keys[chosen])[:, 0][known], wanted[known])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return decoder.requires_grad_(False)
+def fit_found(vit: MiniDino, photos: Sequence[Path], crops: int = FOUND_CROPS) -> nn.Conv2d:
+    """photos: files without labels."""
+    dino = Dino(vit, IMAGE_MEAN, IMAGE_STD)
+    batches = found.kept_batches(dino, PhotoCrops(photos, FOUND.crops), crops, FOUND)
+    decoder = found.train_found(batches, WIDTH, FOUND)
+    assert decoder is not None
+    return decoder
 
 
-@torch.no_grad()
-def intermediate_of(tower: MiniTower, shard: dict[str, Tensor]) -> Tensor:
-    """What `DenseClip.dense(...).intermediate` is, from cached features: B x D x h x w."""
-    features = features_of(shard)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        tokens = tower.conv1.mix(features, tower.conv1.stem.classify(features.stride32))
-        grid = (tokens.shape[2], tokens.shape[3])
-        x = tokens.flatten(2).transpose(1, 2)
-        x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-        x = tower.ln_pre(x + resize_positions(tower.positional_embedding, grid))
-        blocks = tower.transformer.resblocks
-        for block in blocks[:-3]:
-            x = block(x)
-        block = blocks[-3]
-        x = block.ln_2(x + block.attention(block.ln_1(x)))
-    return x[:, 1:].float().transpose(1, 2).unflatten(2, grid)
-
-
-def train_heads(
-    intermediate: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    objectness: Tensor,
-    steps: int = 600,
-    seed: int = 0,
+def fit_heads(
+    tower: MiniTower, vit: MiniDino, decoder: nn.Conv2d, cache: Path, views: int = HEADS_VIEWS
 ) -> DinoiserHeads:
-    """Binary cross-entropy of both heads.
-
-    teacher:    B x C x h x w, normalised; patches more similar than GAMMA belong together, unless labels tell.
-    labels:     B x h x w, 255 where unknown; known patches belong together when their labels agree.
-    objectness: B x h x w in [0, 1], -1 where unknown.
-    """
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    heads = DinoiserHeads(intermediate.shape[1])
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": heads.obj_proj.parameters(), "lr": 1e-3},
-            {"params": heads.bkg_decoder.parameters(), "lr": 3e-2},
-        ],
-        weight_decay=1e-2,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [1e-3, 3e-2], total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
-        chosen = torch.randint(len(intermediate), (BATCH,))
-        y, x = random.integers(0, intermediate.shape[-1] - WINDOW + 1, 2)
-        window = (..., slice(y, y + WINDOW), slice(x, x + WINDOW))
-        features, label = intermediate[chosen][window].float(), labels[chosen][window].flatten(1)
-        similar = F.normalize(heads.affinity_features(features).flatten(2), dim=1)
-        similar = similar.mT @ similar
-        alike = teacher[chosen][window].float().flatten(2)
-        wanted = (alike.mT @ alike > GAMMA).float()
-        known = (label != NO_LABEL)[:, :, None] & (label != NO_LABEL)[:, None]
-        either = (label > 0)[:, :, None] | (label > 0)[:, None]
-        same = label[:, :, None] == label[:, None]
-        wanted = torch.where(known & either, same.float(), wanted)
-        loss = F.binary_cross_entropy_with_logits(SHARPNESS * (similar - GAMMA), wanted)
-        object_logits = heads.bkg_decoder(F.normalize(features, dim=1))[:, 0]
-        target = objectness[chosen][window]
-        loss = loss + F.binary_cross_entropy_with_logits(object_logits[target >= 0], target[target >= 0])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return heads.eval().requires_grad_(False)
+    """cache: a folder of stem features; views with labels are not looked at."""
+    taught = taught_views(tower, vit, decoder, Views(cache, stride8=True), views)
+    fitted = heads.train_heads(heads.kept_batches(taught, HEADS), taught.intermediate.shape[1], HEADS)
+    assert fitted is not None
+    return fitted
 
 
-def shards_in(folder: Path, limit: int | None = None) -> Sequence[Path]:
-    return sorted(folder.glob("*.pt"))[:limit]
+@torch.no_grad()
+def taught_views(tower: MiniTower, vit: MiniDino, decoder: nn.Conv2d, views: Views, count: int) -> heads.Taught:
+    """What `heads.teach` says of photos, from cached features; in float16, on the grid of the views."""
+    parts: list[tuple[Tensor, ...]] = []
+    chosen = [index * len(views) // count for index in range(min(count, len(views)))]
+    for start in range(0, len(chosen), AT_ONCE):
+        features = views.read(chosen[start : start + AT_ONCE])
+        grid = (features.stride16.shape[2], features.stride16.shape[3])
+        tokens = tower.conv1.mix(features, tower.conv1.stem.classify(features.stride32))
+        _, keys, values = (part[:, 1:].mT.unflatten(2, grid) for part in vit.qkv(features))
+        intermediate = trunk(tower, tokens)[1].mT.unflatten(2, grid)
+        parts.append((intermediate.half(), F.normalize(values, dim=1).half(), decoder(keys)[:, 0] > 0))
+    return heads.Taught(*(torch.cat(part) for part in zip(*parts, strict=True)))

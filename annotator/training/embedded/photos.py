@@ -20,18 +20,20 @@ from torch.nn import functional as F
 from annotator.models.mini_clip import Stem, StemFeatures
 from annotator.training.embedded.names import COCO, VOC_TO_COCO, weak_name
 
-VIEW = 320  # pixels; 20 x 20 tokens
+SIDES = {320: 16, 224: 8}
+"""Side of the views in pixels -> views of every photo with masks; a photo without masks has one of each side.
+
+The larger shows a part of the photo in 20 x 20 tokens, the smaller most of it in 14 x 14, as CLIP-DIY's crops do.
+"""
+LEAST = {320: (0.3, 0.15), 224: (0.7, 0.3)}
+"""Side -> least share of the short side's square that a view shows, without and with masks."""
+LEFT_OUT = ("voc2007",)
+"""Sources of the pool: VOC 2007 shares photos with VOC 2012, which is measured on."""
+STUFF_CELLS_FILE = Path(__file__).with_name("stuff_cells.npz")
+"""Centres of feature clusters, some of them named by hand (see the model card)."""
 LABEL_STRIDE = 4
 SHARD = 256
 NO_LABEL = 255
-UNLABELLED = {"imagenet": 1000, "openimages": 673}
-POOL = {
-    "osie": 675, "imagen": 600, "caltech101": 500, "sports": 300, "adeland": 288, "houses": 200, "pacs": 100,
-    "urban100": 87, "fruitveg": 80, "jetson": 72, "sunhays": 69, "foodish": 60, "clothing": 60, "dreambooth": 40,
-    "ccp": 40, "grocery": 40, "kangaroo": 30, "raccoon": 20, "hymenoptera": 20,
-}  # fmt: skip
-"""Photos taken per source. VOC 2007 is left out: it shares photos with VOC 2012, which is measured on."""
-VIEWS_PER_LABELLED = 8
 PASTED = 0.5  # share of labelled views with objects of another photo pasted in
 
 Pixels = NDArray[np.uint8]
@@ -49,7 +51,7 @@ class Photo:
 
 @dataclass
 class View:
-    """A square crop: VIEW x VIEW x 3, and VIEW x VIEW labels (0 background, 1-80 COCO, 255 unknown) and instances.
+    """A square crop: side x side x 3, and side x side labels (0 background, 1-80 COCO, 255 unknown) and instances.
 
     rows: which part of the photo's height it shows.
     """
@@ -62,21 +64,16 @@ class View:
     voc: bool
 
 
-def gather(data: Path, seed: int = 0) -> tuple[list[Photo], list[Photo]]:
+def gather(data: Path) -> tuple[list[Photo], list[Photo]]:
     """-> (unlabelled, labelled) photos for training; nothing that is measured on."""
-    rng = np.random.default_rng(seed)
-    unlabelled = []
-    for folder, count in UNLABELLED.items():
-        unlabelled += [Photo(p) for p in sorted((data / "photos" / folder).glob("*.jpg"))[:count]]
     pool = data / "photos/pool"
+    folders = (data / "photos/imagenet", data / "photos/openimages")
+    unlabelled = [Photo(file) for folder in folders for file in sorted(folder.glob("*.jpg"))]
     with (pool / "index.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for source, count in POOL.items():
-        of_source = [row for row in rows if row["file"].startswith(f"{source}_")]
-        for index in sorted(rng.permutation(len(of_source))[:count]):
-            row = of_source[index]
-            unlabelled.append(Photo(pool / row["file"], weak_name(row["category"]) or ""))
-    labelled = [Photo(p, labelled=True) for p in sorted((data / "coco/train2017").glob("*.jpg"))]
+        for row in csv.DictReader(file):
+            if not row["file"].startswith(LEFT_OUT):
+                unlabelled.append(Photo(pool / row["file"], weak_name(row["category"]) or ""))
+    labelled = [Photo(file, labelled=True) for file in sorted((data / "coco/train2017").glob("*.jpg"))]
     voc = data / "voc/VOCdevkit/VOC2012"
     for split in ("train", "aug"):
         names = (voc / f"ImageSets/Segmentation/{split}.txt").read_text().split()
@@ -122,28 +119,28 @@ def masks_of(photo: Photo, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
     return labels, instances
 
 
-def crop(photo: Photo, rng: np.random.Generator, least: float = 0.3) -> View:
-    """A random square view: `least` to all of the short side's square, mirrored half the time, mild colour changes."""
+def crop(photo: Photo, rng: np.random.Generator, side: int) -> View:
+    """A random square view of `side` pixels, mirrored half the time, mild colour changes."""
     image: Image.Image = Image.open(photo.path)
     if not photo.labelled:
-        image.draft("RGB", (VIEW, VIEW))
+        image.draft("RGB", (side, side))
     image = image.convert("RGB")
     width, height = image.size
-    side = min(width, height) * rng.uniform(least, 1) ** 0.5
+    seen = min(width, height) * rng.uniform(LEAST[side][photo.labelled], 1) ** 0.5
     stretch = np.exp(rng.uniform(-0.2, 0.2))
-    w, h = min(side * stretch, width), min(side / stretch, height)
+    w, h = min(seen * stretch, width), min(seen / stretch, height)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
     box = (x, y, x + w, y + h)
     mirrored = rng.random() < 0.5
 
     def view(source: Image.Image, resample: Image.Resampling) -> Pixels:
-        pixels = np.asarray(source.resize((VIEW, VIEW), resample, box=box))
+        pixels = np.asarray(source.resize((side, side), resample, box=box))
         return pixels[:, ::-1] if mirrored else pixels
 
     pixels = view(image, Image.Resampling.BICUBIC)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         pixels = np.asarray(enhance(Image.fromarray(np.ascontiguousarray(pixels))).enhance(rng.uniform(0.7, 1.3)))
-    labels = np.full((VIEW, VIEW), NO_LABEL, dtype=np.uint8)
+    labels = np.full((side, side), NO_LABEL, dtype=np.uint8)
     instances = np.zeros_like(labels)
     if photo.labelled:
         masks = masks_of(photo, image.size)
@@ -166,16 +163,34 @@ def paste(onto: View, view: View, rng: np.random.Generator) -> View:
     )
 
 
-def views(unlabelled: Sequence[Photo], labelled: Sequence[Photo], seed: int = 0) -> Iterator[View]:
-    """One view of every unlabelled photo and several of every labelled one, mixed evenly."""
-    rng = np.random.default_rng(seed)
-    order = [(photo, False) for photo in unlabelled] + [(photo, True) for photo in labelled] * VIEWS_PER_LABELLED
-    for index in rng.permutation(len(order)):
-        photo, masks = order[index]
-        view = crop(photo, rng, 0.15 if masks else 0.3)
-        if masks and rng.random() < PASTED:
+@dataclass(frozen=True)
+class Shard:
+    """Views that are stored in one file: the photos they are of, and the seed of each."""
+
+    side: int
+    photos: list[Photo]
+    seeds: list[int]
+
+
+def plan(unlabelled: Sequence[Photo], labelled: Sequence[Photo], seed: int = 0) -> list[Shard]:
+    """One view per side of every unlabelled photo and several of every labelled one, mixed evenly."""
+    shards = []
+    for side, repeats in SIDES.items():
+        order = [*unlabelled, *(photo for photo in labelled for _ in range(repeats))]
+        mixed = np.random.default_rng([seed, side]).permutation(len(order))
+        for start in range(0, len(mixed), SHARD):
+            chosen = mixed[start : start + SHARD].tolist()
+            shards.append(Shard(side, [order[i] for i in chosen], [int(i) for i in chosen]))
+    return [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
+
+
+def views(shard: Shard, unlabelled: Sequence[Photo], labelled: Sequence[Photo], seed: int = 0) -> Iterator[View]:
+    for photo, own in zip(shard.photos, shard.seeds, strict=True):
+        rng = np.random.default_rng([seed, shard.side, own])
+        view = crop(photo, rng, shard.side)
+        if photo.labelled and rng.random() < PASTED:
             other = labelled if rng.random() < 0.5 else unlabelled
-            view = paste(crop(other[int(rng.integers(len(other)))], rng), view, rng)
+            view = paste(crop(other[int(rng.integers(len(other)))], rng, shard.side), view, rng)
         yield view
 
 
@@ -215,58 +230,35 @@ STUFF_CELLS = {
 
 
 def store(
-    stream: Iterator[View],
-    stem: Stem,
-    clusters: StuffClusters,
-    weak_names: Sequence[str],
-    folder: Path,
-    batch: int = 16,
+    views: Sequence[View], stem: Stem, clusters: StuffClusters, weak_names: Sequence[str], file: Path, batch: int = 16
 ) -> None:
-    """Runs every view through the stem once and writes shards of features and labels (float16, uint8)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Runs views of one side through the stem and writes features (float16) and labels (uint8) of all to `file`."""
+    device = next(stem.parameters()).device
     stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weak_index = {name: index for index, name in enumerate(weak_names)}
-    done: dict[str, list[Tensor]] = {}
-    shard = 0
-
-    def flush(pending: list[View]) -> None:
-        pixels = torch.from_numpy(np.stack([v.image for v in pending])).permute(0, 3, 1, 2)
+    columns: dict[str, list[Tensor]] = {}
+    for start in range(0, len(views), batch):
+        chunk = views[start : start + batch]
+        pixels = torch.from_numpy(np.stack([v.image for v in chunk])).to(device).permute(0, 3, 1, 2)
         images = (pixels.float() / 127.5 - 1).to(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
             x = stem.net.bn1(stem.net.conv_stem(images))
             taps = []
             for index, stage in enumerate(stem.net.blocks):
                 x = stage(x)
                 taps += [x] if index in (2, 4) else []
             features = StemFeatures(taps[0], taps[1], stem.net.bn2(stem.net.conv_head(x)))
-        stuff = clusters([*taps, x], images.contiguous(), torch.tensor([v.rows for v in pending], dtype=torch.float32))
-        rows = dict(zip(StemFeatures._fields, (f.half().contiguous() for f in features), strict=True))
+        shown = torch.tensor([v.rows for v in chunk], dtype=torch.float32)
+        stuff = clusters([t.float().cpu() for t in (*taps, x)], images.float().cpu().contiguous(), shown)
+        rows = dict(zip(StemFeatures._fields, (f.half().cpu().contiguous() for f in features), strict=True))
         half = slice(LABEL_STRIDE // 2, None, LABEL_STRIDE)
-        rows["labels"] = torch.from_numpy(np.stack([v.labels[half, half] for v in pending]))
-        rows["instances"] = torch.from_numpy(np.stack([v.instances[half, half] for v in pending]))
+        rows["labels"] = torch.from_numpy(np.stack([v.labels[half, half] for v in chunk]))
+        rows["instances"] = torch.from_numpy(np.stack([v.instances[half, half] for v in chunk]))
         rows["stuff"] = stuff.to(torch.uint8)
-        rows["weak"] = torch.tensor([weak_index.get(v.weak, -1) for v in pending], dtype=torch.int16)
-        rows["voc"] = torch.tensor([v.voc for v in pending])
+        rows["weak"] = torch.tensor([weak_index.get(v.weak, -1) for v in chunk], dtype=torch.int16)
+        rows["voc"] = torch.tensor([v.voc for v in chunk])
         for key, value in rows.items():
-            done.setdefault(key, []).append(value)
-
-    def write() -> None:
-        nonlocal shard
-        if done:
-            part = folder / f"{shard:03d}.part"
-            torch.save({key: torch.cat(value) for key, value in done.items()}, part)
-            part.rename(folder / f"{shard:03d}.pt")
-            done.clear()
-            shard += 1
-
-    pending: list[View] = []
-    for view in stream:
-        pending.append(view)
-        if len(pending) == batch:
-            flush(pending)
-            pending = []
-        if sum(map(len, done.get("voc", []))) >= SHARD:
-            write()
-    if pending:
-        flush(pending)
-    write()
+            columns.setdefault(key, []).append(value)
+    part = file.with_suffix(".part")
+    torch.save({key: torch.cat(value) for key, value in columns.items()}, part)
+    part.rename(file)

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.models.compat import prepare_torchvision
 from annotator.models.mini_clip import JOINT, MiniText
 from annotator.training.embedded import names
+
+prepare_torchvision()
+
+from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # noqa: E402
 
 COMMON = 0.8
 EVERY = 8  # of the 80 ImageNet templates

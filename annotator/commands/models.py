@@ -1,0 +1,36 @@
+"""`annotate models ...`: which weights there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Which weights there are, where they come from, and fetching them.")
+
+
+@app.command("list")
+def list_packs() -> None:
+    """Packs, their roles, and whether the weights are at hand."""
+    from annotator import console
+
+    console.print_packs()
+
+
+@app.command()
+def show(pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")]) -> None:
+    """Every file of a pack: source, licence, size, hash."""
+    from annotator import console
+
+    console.print_pack(pack)
+
+
+@app.command()
+def pull(
+    pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")] = "paper",
+    labeler: Annotated[str | None, typer.Option(help="Only what this labeler needs.")] = None,
+) -> None:
+    """Fetch a pack's weights and check their hashes."""
+    from annotator import console
+
+    console.pull(pack, labeler)
