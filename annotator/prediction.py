@@ -7,9 +7,10 @@ the pixels, whatever the number of labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ class Segment:
     """All pixels of one label in one photo.
 
     `bbox` is (x, y, width, height) in pixels; `rle` is the ASCII `counts` string of COCO's compressed
-    run-length encoding (column-major), byte for byte what `pycocotools.mask.encode` writes.
+    run-length encoding (column-major), byte for byte what `pycocotools.mask.encode` writes. `embedding` is d
+    float16, normalised, or None; two segments may be equal in spite of it.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Segment:
     area: int
     bbox: tuple[int, int, int, int]
     rle: bytes
+    embedding: NDArray[np.float16] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,18 @@ class Prediction:
     labels:    names; free text where the labeler has no vocabulary.
     class_ids: index in the vocabulary's classes per label, or -1.
     scores:    confidence in [0, 1] per label.
+
+    Labelers that name their own classes may add:
+    embeddings: labels x d float16, normalised: the image embedding of each label's segment.
+    history:    how the segments came about, of what JSON has.
     """
 
     label_map: LabelMap
     labels: Sequence[str] = field(default_factory=tuple)
     class_ids: Sequence[int] = field(default_factory=tuple)
     scores: Sequence[float] = field(default_factory=tuple)
+    embeddings: NDArray[np.float16] | None = None
+    history: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.label_map.ndim != 2 or self.label_map.dtype != np.int32:
@@ -60,6 +69,8 @@ class Prediction:
         if not len(self.labels) == len(self.class_ids) == len(self.scores):
             lengths = f"{len(self.labels)}, {len(self.class_ids)}, {len(self.scores)}"
             raise ValueError(f"Expected labels, class_ids and scores of one length, but got {lengths}")
+        if self.embeddings is not None:
+            _check_embeddings(self.embeddings, len(self.labels))
         if self.label_map.size:
             low, high = int(self.label_map.min()), int(self.label_map.max())
             if low < NOTHING or high >= len(self.labels):
@@ -89,6 +100,7 @@ class Prediction:
                 area=run.area,
                 bbox=run.bbox,
                 rle=run.rle,
+                embedding=None if self.embeddings is None else self.embeddings[run.value],
             )
             for run in encode(self.label_map)
         ]
@@ -99,12 +111,20 @@ class Prediction:
         label_map = np.full(size, NOTHING, dtype=np.int32)
         for index, segment in enumerate(segments):
             label_map[decode(segment.rle, size)] = index
+        embeddings = [segment.embedding for segment in segments if segment.embedding is not None]
         return cls(
             label_map,
             tuple(segment.label for segment in segments),
             tuple(segment.class_id for segment in segments),
             tuple(segment.score for segment in segments),
+            np.stack(embeddings) if segments and len(embeddings) == len(segments) else None,
         )
+
+
+def _check_embeddings(embeddings: NDArray[np.float16], labels: int) -> None:
+    if embeddings.ndim != 2 or len(embeddings) != labels or embeddings.dtype != np.float16:
+        found = f"{embeddings.dtype} of shape {embeddings.shape}"
+        raise ValueError(f"Expected embeddings to be float16 of shape ({labels}, d), but got {found}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import heapq
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,63 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator.errors import RunError
-from annotator.prediction import Prediction, Segment
+from annotator.record import LABELS, ROW, from_row, to_table
+from annotator.record import ImageRecord as ImageRecord
 from annotator.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 PART_ROWS = 256
 PART_SECONDS = 30.0
-
-_SEGMENT = pa.struct(
-    [
-        ("label", pa.string()),
-        ("class_id", pa.int32()),
-        ("score", pa.float64()),
-        ("area", pa.int64()),
-        ("bbox", pa.list_(pa.int32(), 4)),
-        ("rle", pa.binary()),
-    ]
-)
-_ROW = pa.schema(
-    [
-        ("path", pa.string()),
-        ("bytes", pa.int64()),
-        ("mtime", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("orientation", pa.int8()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("seconds", pa.float32()),
-        ("segments", pa.list_(_SEGMENT)),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One photo of a run. `path` is relative to the image root, POSIX; sizes are with EXIF applied;
-    `orientation` is the EXIF value found (1 = upright); `seconds` is its share of its batch's labelling."""
-
-    path: str
-    status: Literal["ok", "failed"]
-    bytes: int = 0
-    mtime: float = 0.0
-    width: int = 0
-    height: int = 0
-    orientation: int = 1
-    error: str = ""
-    seconds: float = 0.0
-    segments: tuple[Segment, ...] = ()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.height, self.width
-
-    def prediction(self) -> Prediction:
-        """The dense label map again."""
-        return Prediction.from_segments(self.segments, self.size)
 
 
 @dataclass
@@ -190,7 +140,7 @@ class RunWriter:
     def flush(self) -> None:
         """Closes the open part."""
         if self._rows:
-            _write_part(_parts_folder(self.directory) / f"part-{self._next:06d}.parquet", _table(self._rows))
+            _write_part(_parts_folder(self.directory) / f"part-{self._next:06d}.parquet", to_table(self._rows))
             self._next += 1
             self._rows = []
 
@@ -228,8 +178,8 @@ class RunReader:
         return Path(self.manifest.image_root)
 
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
-        """Every photo in path order, streamed; `segments=False` leaves the masks unread."""
-        columns = [name for name in _ROW.names if segments or name != "segments"]
+        """Every photo in path order, streamed; `segments=False` leaves the masks and histories unread."""
+        columns = [name for name in ROW.names if segments or name not in LABELS]
         waiting = sorted((_span(part), part) for part in part_files(self.directory))
         waiting.reverse()
         active: list[tuple[str, int, ImageRecord, Iterator[ImageRecord]]] = []
@@ -328,17 +278,12 @@ def _drop_failed(directory: Path) -> None:
     """Rewrites the parts that hold failures without them, so that these photos are tried again."""
     for part in part_files(directory):
         if "failed" in read_columns(part, ["status"])["status"].to_pylist():
-            table = read_columns(part, _ROW.names)
+            table = read_columns(part, ROW.names)
             kept = table.filter(pc.equal(table["status"], "ok"))
             if kept.num_rows:
                 _write_part(part, kept)
             else:
                 part.unlink()
-
-
-def _table(rows: Iterable[ImageRecord]) -> pa.Table:
-    ordered = sorted(rows, key=lambda row: row.path)
-    return pa.Table.from_pylist([asdict(row) for row in ordered], schema=_ROW)
 
 
 def _write_part(path: Path, table: pa.Table) -> None:
@@ -379,11 +324,7 @@ def _span(part: Path) -> tuple[str, str]:
 
 
 def _rows_of(part: Path, columns: list[str]) -> Iterator[ImageRecord]:
-    for row in read_columns(part, columns).to_pylist():
-        segments = row.pop("segments", None) or ()
-        yield ImageRecord(
-            **row, segments=tuple(Segment(**{**segment, "bbox": tuple(segment["bbox"])}) for segment in segments)
-        )
+    return map(from_row, read_columns(part, columns).to_pylist())
 
 
 def _push(

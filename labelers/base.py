@@ -38,7 +38,7 @@ Image = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)."""
 
-BUILT_IN = ("maskclip", "dinoiser", "diy")
+BUILT_IN = ("maskclip", "dinoiser", "diy", "zeroguide")
 
 
 @dataclass(frozen=True)

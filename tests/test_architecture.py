@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("annotator", "labelers", "exporters", "evaluation", "configs")
 NETWORK_LIBRARIES = ("torch", "torchvision", "open_clip", "timm", "transformers", "sentence_transformers")
 HEAVY = (*NETWORK_LIBRARIES, "huggingface_hub", "safetensors", "ray", "fiftyone", "skimage", "sklearn")
-UPPER_FLOORS = ("annotator.cli", "annotator.console", "annotator.demo")
+UPPER_FLOORS = ("annotator.cli", "annotator.commands", "annotator.console", "annotator.demo", "annotator.show")
+CONCRETE_LABELERS = ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.zeroguide")
 
 # who must not import what; a name stands for itself and all below it
 NEVER = {
@@ -32,8 +33,8 @@ NEVER = {
     "labelers": ("exporters", "evaluation", "annotator.pipeline", "annotator.engines", "annotator.run"),
     "exporters": ("labelers", "evaluation", "annotator.models", "annotator.pipeline", *HEAVY),
     "evaluation": ("labelers", "exporters", "annotator.models", "annotator.pipeline", *HEAVY),
-    "annotator.pipeline": ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.dense"),
-    "annotator.engines": ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.dense"),
+    "annotator.pipeline": (*CONCRETE_LABELERS, "labelers.dense"),
+    "annotator.engines": (*CONCRETE_LABELERS, "labelers.dense"),
     "annotator.run": ("labelers", "exporters", "evaluation", "annotator.models", "annotator.pipeline"),
     "annotator.training": ("labelers", "exporters", "evaluation", "annotator.pipeline"),
     "annotator.vocabulary": ("labelers", "annotator.models", "annotator.run"),

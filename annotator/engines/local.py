@@ -94,6 +94,6 @@ def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, 
         seconds=seconds,
     )
     if isinstance(answer, Prediction):
-        return replace(record, segments=tuple(answer.segments()))
+        return replace(record, segments=tuple(answer.segments()), history=answer.history)
     reason = f"labelling failed: {type(answer).__name__}: {answer}"
     return replace(record, status="failed", error=" ".join(reason.split())[:REASON_LENGTH])

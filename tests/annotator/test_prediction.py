@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,27 @@ def test_segments_and_back() -> None:
     assert again.segments() == PREDICTION.segments()
 
 
+def test_each_segment_takes_its_row_of_the_embeddings() -> None:
+    rows = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float16)
+    described = replace(PREDICTION, embeddings=rows, history={"nodes": []})
+    dog, cat = described.segments()
+    assert dog.embedding is not None
+    assert cat.embedding is not None
+    assert (dog.embedding.tolist(), cat.embedding.tolist()) == (rows[0].tolist(), rows[2].tolist())
+    assert [dog, cat] == PREDICTION.segments()  # embeddings are no part of what a segment is
+    again = Prediction.from_segments([dog, cat], PREDICTION.size)
+    np.testing.assert_array_equal(again.embeddings, rows[[0, 2]])
+    assert Prediction.from_segments([dog, PREDICTION.segments()[1]], PREDICTION.size).embeddings is None
+    assert Prediction.from_segments([], PREDICTION.size).embeddings is None
+
+
 def test_class_map() -> None:
     assert PREDICTION.class_map().tolist() == [[4, 4, -1], [-1, -1, -1]]
     assert PREDICTION.class_map().dtype == np.int32
     assert Prediction(np.full((1, 2), NOTHING, np.int32)).class_map().tolist() == [[-1, -1]]
+
+
+ZERO = np.zeros((2, 2), np.int32)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +146,9 @@ def test_class_map() -> None:
         ((np.zeros((2, 2), np.int32), ["a"], [0], []), "of one length, but got 1, 1, 0"),
         ((np.ones((2, 2), np.int32), ["a"], [0], [1.0]), "values from -1 to 0, but got 1 to 1"),
         ((np.full((2, 2), -2, np.int32), ["a"], [0], [1.0]), "values from -1 to 0, but got -2 to -2"),
+        ((ZERO, ["a"], [0], [1.0], np.zeros((2, 3), np.float16)), r"float16 of shape \(1, d\), but got .* \(2, 3\)"),
+        ((ZERO, ["a"], [0], [1.0], np.zeros((1, 3))), r"embeddings to be float16 .*, but got float64"),
+        ((ZERO, ["a"], [0], [1.0], np.zeros(3, np.float16)), r"embeddings to be float16 .* of shape \(3,\)"),
     ],
 )
 def test_what_is_no_prediction(arguments: tuple[Any, ...], message: str) -> None:

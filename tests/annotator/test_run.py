@@ -7,9 +7,11 @@ import random
 import subprocess
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers_runs import environment, manifest, python
@@ -65,6 +67,51 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert len(run) == 3
     assert [each.path for each in run.failures()] == ["b.jpg"]
     np.testing.assert_array_equal(next(run.records()).prediction().class_map(), [[1, 1, -1], [-1, -1, -1]])
+
+
+def described(path: str) -> ImageRecord:
+    """As an open labeler makes it: embeddings and a history."""
+    label_map = np.array([[0, 1, -1]], dtype=np.int32)
+    rows = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float16)
+    history = {"threshold": 0.8, "nodes": [{"id": 2, "children": [0, 1], "caption": "a dög 🐕", "score": None}]}
+    prediction = Prediction(label_map, ("cat", "dog"), (-1, -1), (0.5, 1.0), rows, history)
+    return ImageRecord(path, "ok", width=3, height=1, segments=tuple(prediction.segments()), history=history)
+
+
+def test_embeddings_and_histories_come_back(tmp_path: Path) -> None:
+    written = described("a.jpg")
+    run = write(tmp_path, [[written, record("b.jpg")]])
+    found, plain = run.records()
+    assert found == written
+    assert found.prediction().history == written.history
+    rows = [segment.embedding for segment in written.segments]
+    np.testing.assert_array_equal(found.prediction().embeddings, rows)
+    assert {segment.embedding.dtype for segment in found.segments} == {np.dtype(np.float16)}
+    assert (plain.history, plain.segments[0].embedding, plain.prediction().embeddings) == (None, None, None)
+    assert [each.history for each in run.records(segments=False)] == [None, None]
+    assert hash(found) == hash(written)
+
+
+def test_a_run_of_before_there_were_embeddings_still_opens_and_goes_on(tmp_path: Path) -> None:
+    write(tmp_path, [[described("a.jpg"), record("b.jpg", failed=True)]])
+    (part,) = part_files(tmp_path)
+    table = pq.read_table(part)
+    kept = [field for field in table.schema.field("segments").type.value_type if field.name != "embedding"]
+    rows = [
+        {**row, "segments": [{f.name: s[f.name] for f in kept} for s in row["segments"]]} for row in table.to_pylist()
+    ]
+    schema = pa.schema([field for field in table.schema if field.name not in ("segments", "history")])
+    old = schema.append(pa.field("segments", pa.list_(pa.struct(kept)))).with_metadata(table.schema.metadata)
+    pq.write_table(pa.Table.from_pylist(rows, schema=old), part)
+
+    first, _ = RunReader(tmp_path).records()
+    assert first == replace(described("a.jpg"), history=None)
+    assert [segment.embedding for segment in first.segments] == [None, None]
+    with RunWriter.open(tmp_path, manifest(), retry_failed=True) as writer:  # which rewrites the old part
+        writer.write(described("b.jpg"))
+    first, second = RunReader(tmp_path).records()
+    assert (first.history, second) == (None, described("b.jpg"))
+    assert second.prediction().embeddings is not None
 
 
 def test_hostile_paths_survive(tmp_path: Path) -> None:

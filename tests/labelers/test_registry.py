@@ -70,9 +70,9 @@ def test_every_built_in_has_a_yaml_of_exactly_its_settings(name: str) -> None:
 def test_every_built_in_says_what_it_is(name: str) -> None:
     registration = base.find(name)
     assert registration.spec.name == name
-    assert registration.spec.needs_vocabulary
+    assert registration.spec.needs_vocabulary == (name != "zeroguide")
     assert registration.spec.needs_background == (name == "diy")
-    assert set(registration.spec.roles) <= {"clip", "dino", "found", "heads", "lm", "sentence"}
+    assert set(registration.spec.roles) <= {"clip", "dino", "found", "heads", "lm", "phrases", "sentence"}
     assert registration.build.spec is registration.spec
     assert name in base.available()
 
