@@ -47,17 +47,14 @@ class ClassScore:
 def write_report(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     """Writes the five files into a folder, which is made where needed, and returns their paths."""
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{folder}: expected a folder for the report, but found a file") from None
+    make_folder(folder)
     texts = {
         "report.md": _markdown(evaluation),
         "metrics.json": json.dumps(_as_dict(evaluation), indent=2, ensure_ascii=False) + "\n",
-        "per_class.csv": _csv(
+        "per_class.csv": csv_text(
             list(ClassScore.__annotations__), (asdict(row).values() for row in per_class(evaluation))
         ),
-        "confusion.csv": _csv(
+        "confusion.csv": csv_text(
             ["truth", *evaluation.matrix.classes, NOTHING_COLUMN],
             ([name, *row] for name, row in zip(evaluation.matrix.classes, evaluation.matrix.counts, strict=True)),
         ),
@@ -70,14 +67,19 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     return [*(folder / name for name in texts), folder / "confusion.png"]
 
 
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{folder}: expected a folder for the report, but found a file") from None
+
+
 def per_class(evaluation: Evaluation) -> list[ClassScore]:
     """In class order."""
     matrix, scores = evaluation.matrix, evaluation.scores
-    columns = (scores.iou, scores.precision, scores.recall, matrix.truth_pixels, matrix.predicted_pixels)
-    return [
-        ClassScore(name, _share(iou), _share(precision), _share(recall), int(truth), int(predicted))
-        for name, iou, precision, recall, truth, predicted in zip(matrix.classes, *columns, strict=True)
-    ]
+    shares = ([share_or_none(share) for share in each] for each in (scores.iou, scores.precision, scores.recall))
+    columns = (matrix.classes, *shares, matrix.truth_pixels.tolist(), matrix.predicted_pixels.tolist())
+    return [ClassScore(*row) for row in zip(*columns, strict=True)]
 
 
 def summary_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -95,7 +97,7 @@ def summary_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         "pixels labelled nothing": matrix.counts[:, -1].sum() / pixels if pixels else math.nan,
     }
     return [
-        *((what, f"{_percent(share)} %") for what, share in shares.items()),
+        *((what, f"{percent(share)} %") for what, share in shares.items()),
         ("classes", f"{scored}{left_out}"),
         ("photos", ", ".join([f"{evaluation.images} scored", *(f"{n} {what}" for what, n in photos.items() if n)])),
     ]
@@ -106,7 +108,7 @@ def class_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     return [
         (
             printable(row.name),
-            *(_percent(share) for share in (row.iou, row.precision, row.recall)),
+            *(percent(share) for share in (row.iou, row.precision, row.recall)),
             f"{row.truth_pixels:,}",
             f"{row.predicted_pixels:,}",
         )
@@ -129,10 +131,10 @@ def _as_dict(evaluation: Evaluation) -> dict[str, Any]:
         "images_without_truth": evaluation.without_truth,
         "images_failed": evaluation.failed,
         "unused_truth": evaluation.unused_truth,
-        "miou": _share(scores.miou),
-        "pixel_accuracy": _share(scores.pixel_accuracy),
-        "mean_accuracy": _share(scores.mean_accuracy),
-        "frequency_weighted_iou": _share(scores.frequency_weighted_iou),
+        "miou": share_or_none(scores.miou),
+        "pixel_accuracy": share_or_none(scores.pixel_accuracy),
+        "mean_accuracy": share_or_none(scores.mean_accuracy),
+        "frequency_weighted_iou": share_or_none(scores.frequency_weighted_iou),
         "notes": list(evaluation.notes),
         "classes": [asdict(row) for row in per_class(evaluation)],
     }
@@ -144,13 +146,13 @@ def _markdown(evaluation: Evaluation) -> str:
         [
             "# Evaluation",
             "",
-            *_table(("", ""), [*summary_rows(evaluation), *origin]),
+            *table_lines(("", ""), [*summary_rows(evaluation), *origin]),
             "",
-            *(f"- {_escaped(note)}" for note in evaluation.notes),
+            *(f"- {escaped(note)}" for note in evaluation.notes),
             *([""] if evaluation.notes else []),
             "## Classes",
             "",
-            *_table(CLASS_COLUMNS, class_rows(evaluation)),
+            *table_lines(CLASS_COLUMNS, class_rows(evaluation)),
             "",
             "A class without a pixel in truth and prediction has no IoU and is left out of the mean.",
             "",
@@ -162,18 +164,18 @@ def _markdown(evaluation: Evaluation) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The first column left, the others right."""
     lines = [header, ("---", *("---:",) * (len(header) - 1))]
-    return [f"| {' | '.join(line)} |" for line in [*lines, *([_escaped(cell) for cell in row] for row in rows)]]
+    return [f"| {' | '.join(line)} |" for line in [*lines, *([escaped(cell) for cell in row] for row in rows)]]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Shown by Markdown as it stands: a class may be named `|` or `<script>`."""
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", html.escape(printable(text), quote=False))
 
 
-def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -181,9 +183,9 @@ def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def _share(value: float) -> float | None:
+def share_or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return ABSENT if share is None or math.isnan(share) else f"{100 * share:.1f}"

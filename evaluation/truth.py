@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from annotator.errors import ConfigError
 from annotator.run import RunReader
-from annotator.vocabulary import BACKGROUND_NAME, Vocabulary
+from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
 from evaluation.coco import CocoFile
 from evaluation.matching import (
     COCO_KEYS,
@@ -49,13 +49,15 @@ Read = Callable[[str, Size], TruthMask]
 
 @dataclass(frozen=True)
 class Truth:
-    """Masks in the class order of `names`: the run's classes, then `missing`, those that only the truth has.
+    """Masks in the class order of `names`: the vocabulary's classes, then `missing`, those that only the truth has.
 
+    vocabulary: the classes to score by: the run's, or the truth's own.
     unused: masks for which the run has no photo.
     notes:  sentences for the user on how the truth was read.
     """
 
     source: str
+    vocabulary: Vocabulary
     names: tuple[str, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -72,25 +74,30 @@ class Truth:
 class _Source:
     candidates: Sequence[str]
     keys: tuple[tuple[Key, Key], ...]
+    vocabulary: Vocabulary
     classes: ClassMatch
     read: Read
     notes: tuple[str, ...] = ()
 
 
-def open_truth(path: str | Path, run: RunReader, classes_file: str | Path | None = None) -> Truth:
+def open_truth(
+    path: str | Path, run: RunReader, classes_file: str | Path | None = None, *, own_classes: bool = False
+) -> Truth:
     """Truth for a run's photos; needs memory for their paths, and for a COCO file as a whole.
 
     path:         a folder of masks or a COCO JSON file.
     classes_file: the class list of a folder, in any form that `Vocabulary.load` reads.
+    own_classes:  score by the truth's classes instead of the run's: for labels that are brought to them.
     """
     path = Path(path)
-    vocabulary = run.vocabulary
-    if vocabulary is None:
+    vocabulary = None if own_classes else run.vocabulary
+    if vocabulary is None and not own_classes:
         raise ConfigError(
             f"{run.directory}: miou needs a run with a vocabulary, but {run.manifest.labeler} names its own classes"
         )
     if path.is_dir():
-        source = _open_folder(path, vocabulary, Path(classes_file) if classes_file else _class_list_of(path))
+        class_list = Path(classes_file) if classes_file else _class_list_of(path)
+        source = _open_folder(path, vocabulary or _own_classes(path, class_list, run), class_list)
     elif path.is_file():
         if classes_file:
             raise ConfigError(f"{path}: COCO JSON names its own categories; leave the class list {classes_file} out")
@@ -108,6 +115,7 @@ def open_truth(path: str | Path, run: RunReader, classes_file: str | Path | None
         )
     return Truth(
         source=str(path),
+        vocabulary=source.vocabulary,
         names=source.classes.names,
         missing=source.classes.missing,
         notes=tuple(notes),
@@ -133,16 +141,34 @@ def _open_folder(folder: Path, vocabulary: Vocabulary, class_list: Path | None) 
         if name.lower().endswith(".png")
     ]
     read = partial(_read_mask, folder, _tables(classes.targets), str(class_list or "the run"))
-    return _Source(sorted(masks), MASK_KEYS, classes, read, notes)
+    return _Source(sorted(masks), MASK_KEYS, vocabulary, classes, read, notes)
 
 
-def _open_coco(path: Path, vocabulary: Vocabulary) -> _Source:
+def _open_coco(path: Path, vocabulary: Vocabulary | None) -> _Source:
+    """vocabulary: None for the file's own categories and the background."""
     file = CocoFile.load(path)
-    classes = match_classes([*((name,) for name in file.categories), (BACKGROUND_NAME,)], vocabulary)
+    names = (*file.categories, BACKGROUND_NAME)
+    vocabulary = vocabulary or Vocabulary(
+        tuple(ClassEntry(name, (name,), background=name == BACKGROUND_NAME) for name in dict.fromkeys(names)),
+        source=str(path),
+    )
+    classes = match_classes([(name,) for name in names], vocabulary)
     _refuse_strangers(path, classes, vocabulary)
     *targets, empty = classes.targets
     notes = ("Pixels without an annotation are background.",)
-    return _Source(list(file.images), COCO_KEYS, classes, partial(file.mask, targets, empty), notes)
+    read = partial(file.mask, targets, empty)
+    return _Source(list(file.images), COCO_KEYS, vocabulary, classes, read, notes)
+
+
+def _own_classes(folder: Path, class_list: Path | None, run: RunReader) -> Vocabulary:
+    if class_list is not None:
+        return Vocabulary.load(class_list)
+    if run.vocabulary is None:
+        raise TruthError(
+            f"{folder}: expected a {CLASSES_FILE} in or beside it that names the masks' values, but found none; "
+            "give one with --truth-classes"
+        )
+    return run.vocabulary
 
 
 def _class_list_of(folder: Path) -> Path | None:

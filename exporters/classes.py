@@ -5,29 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from annotator.prediction import Segment
-from annotator.run import RunReader, part_files, read_columns
+from annotator.errors import ConfigError
+from annotator.open_labels import choose, count_labels, normalise
+from annotator.prediction import NOTHING, Segment
+from annotator.run import RunReader
 from annotator.vocabulary import Color
+
+
+@dataclass(frozen=True)
+class OpenLabelOptions:
+    """What every format may be told about a run whose labeler named the classes itself.
+
+    min_count: classes in fewer photos are left out.
+    top:       at most so many classes, those in most photos.
+    """
+
+    min_count: int = 1
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"min_count: expected 1 or more photos, but got {self.min_count}")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top: expected 1 or more classes, but got {self.top}")
 
 
 @dataclass(frozen=True)
 class Classes:
     """Names by index; `background` is the index of the background class, if there is one.
 
-    open_labels: the labeler named them itself, so a segment's class is found by its label.
+    open_labels: the labeler named them itself, so a segment's class is found by its label, normalised.
+    notes:       sentences for the user on what is left out.
     """
 
     names: tuple[str, ...]
     own_colors: tuple[Color | None, ...]
     background: int | None = None
     open_labels: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def index(self, segment: Segment) -> int:
         """The segment's class; -1 where it counts as nothing."""
-        return self._index_of_name[segment.label] if self.open_labels else segment.class_id
+        return self._index_of_name.get(normalise(segment.label), NOTHING) if self.open_labels else segment.class_id
 
     def color(self, index: int, value: int) -> Color:
         """The vocabulary's colour, or the VOC colour of the value that the class is written as."""
@@ -38,11 +60,15 @@ class Classes:
         return {name: index for index, name in enumerate(self.names)}
 
 
-def classes_of(run: RunReader) -> Classes:
-    """The vocabulary's classes; of a run without one all labels that occur, in sorted order."""
+def classes_of(run: RunReader, options: OpenLabelOptions = OpenLabelOptions()) -> Classes:
+    """The vocabulary's classes; of a run without one its own labels, normalised, in sorted order."""
     if run.vocabulary is None:
-        names = _labels(run)
-        return Classes(names, (None,) * len(names), open_labels=True)
+        return _open_classes(run, options)
+    if (options.min_count, options.top) != (1, None):
+        raise ConfigError(
+            f"{run.directory}: min_count and top choose among labels that a labeler made up, but this run has a "
+            "vocabulary; leave them out"
+        )
     entries = run.vocabulary.classes
     background = next((index for index, entry in enumerate(entries) if entry.background), None)
     return Classes(tuple(entry.name for entry in entries), tuple(entry.color for entry in entries), background)
@@ -59,10 +85,15 @@ def voc_color(value: int) -> Color:
     return red, green, blue
 
 
-def _labels(run: RunReader) -> tuple[str, ...]:
-    """Read from the label column alone."""
-    labels: set[str] = set()
-    for part in part_files(run.directory):
-        segments = read_columns(part, ["segments.list.element.label"])["segments"].combine_chunks()
-        labels.update(segments.flatten().field("label").to_pylist())
-    return tuple(sorted(labels))
+def _open_classes(run: RunReader, options: OpenLabelOptions) -> Classes:
+    counts = count_labels(run.directory)
+    names = choose(counts, options.min_count, options.top)
+    if counts and not names:
+        most = max(counts, key=lambda count: count.photos)
+        raise ConfigError(
+            f"{run.directory}: no label is in {options.min_count} photos or more; the most common, {most.name!r}, is "
+            f"in {most.photos}; lower min_count"
+        )
+    dropped = len(counts) - len(names)
+    notes = (f"{dropped:,} of {len(counts):,} labels are left out as too rare",) if dropped else ()
+    return Classes(names, (None,) * len(names), open_labels=True, notes=notes)

@@ -25,7 +25,7 @@ from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, classes_of
+from exporters.classes import Classes, OpenLabelOptions, classes_of
 from exporters.files import Names, json_line, labelled, refuse_among_photos, replacing, writing
 from exporters.pieces import IndexOf, Piece, View, piece_map, pieces
 from exporters.polygons import polygons
@@ -36,7 +36,7 @@ Write = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class CocoOptions:
+class CocoOptions(OpenLabelOptions):
     """segmentation: polygon follows pixel edges and is exact; rle is COCO's compressed string; rle-uncompressed
                   is for loaders that call `frPyObjects`. `stuff` knows run lengths only: polygon means rle there.
     variant:      instances is the ordinary form; panoptic writes a folder of PNGs, named as the JSON, beside it;
@@ -56,6 +56,7 @@ class CocoOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.min_area < 0:
             raise ValueError(f"min_area: expected 0 or more pixels, but got {self.min_area}")
         if self.variant == "stuff" and self.instances:
@@ -71,8 +72,8 @@ def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     """Streams the run into one JSON; needs disk, not memory, for all photos."""
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"expected --out to name a .json file for COCO, but got {out}")
-    classes = classes_of(run)
-    summary = ExportSummary(out)
+    classes = classes_of(run, options)
+    summary = ExportSummary(out, notes=[*classes.notes])
     if options.variant == "panoptic":
         refuse_among_photos(run, out.with_suffix(""))
     left_out = None if options.variant == "stuff" else classes.background

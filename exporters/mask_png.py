@@ -22,7 +22,7 @@ from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, classes_of, voc_color
+from exporters.classes import Classes, OpenLabelOptions, classes_of, voc_color
 from exporters.files import Names, json_line, labelled, refuse_among_photos, replacing, writing
 from exporters.layouts import LAYOUTS, PHOTO_SUFFIX, Layout, bring_photo
 
@@ -31,7 +31,7 @@ MOST_16_BIT = 65534
 
 
 @dataclass(frozen=True)
-class MaskPngOptions:
+class MaskPngOptions(OpenLabelOptions):
     """preset: plain puts each mask at the photo's relative path; voc (`JPEGImages`, `SegmentationClass`,
             `ImageSets`), mmseg (`img_dir`, `ann_dir`), ade (`images`, `annotations`; 0 = unlabelled, classes
             from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers, all photos in
@@ -50,14 +50,14 @@ class MaskPngOptions:
 def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     layout = LAYOUTS[options.preset]
-    classes = classes_of(run)
+    classes = classes_of(run, options)
     coding = _coding(classes, layout)
     masks = out / layout.masks
     photos = out / layout.photos if layout.photos and options.photos != "none" else None
     _refuse_sources(run, out, [masks, *([photos] if photos else [])])
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)
 
-    summary = ExportSummary(out)
+    summary = ExportSummary(out, notes=[*classes.notes])
     names = Names(layout.not_in_stem)
     unlisted = missing = 0
     with _lists(out, layout) as lists:

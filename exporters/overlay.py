@@ -15,7 +15,7 @@ from annotator.fonts import fitted, font_for
 from annotator.run import ImageRecord, RunReader
 from annotator.vocabulary import Color
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, classes_of
+from exporters.classes import Classes, OpenLabelOptions, classes_of
 from exporters.files import Names, labelled, refuse_among_photos, replacing
 
 LEGEND_ROWS = 12
@@ -25,13 +25,14 @@ OTHERS: Color = (150, 150, 150)
 
 
 @dataclass(frozen=True)
-class OverlayOptions:
+class OverlayOptions(OpenLabelOptions):
     """max_side: longer photos are drawn smaller. opacity: of the colours, 0 to 1; outlines are always full."""
 
     max_side: int = 1280
     opacity: float = 0.45
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.opacity <= 1:
             raise ValueError(f"opacity: expected 0 to 1, but got {self.opacity}")
 
@@ -40,7 +41,8 @@ class OverlayOptions:
 def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     refuse_among_photos(run, out)
-    summary, names, classes = ExportSummary(out), Names(), classes_of(run)
+    classes = classes_of(run, options)
+    summary, names = ExportSummary(out, notes=[*classes.notes]), Names()
     gone = 0
     for record in labelled(run, summary, upright=True):
         try:
@@ -66,7 +68,8 @@ def draw_overlay(
     photo = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     index_of = [classes.index(segment) for segment in record.segments]
     painted = [index != classes.background and index >= 0 for index in index_of]
-    palette = np.array([*(classes.color(max(index, 0), index + 1) for index in index_of), (0, 0, 0)], dtype=np.uint8)
+    colors = [classes.color(index, index + 1) if index >= 0 else OTHERS for index in index_of]
+    palette = np.array([*colors, (0, 0, 0)], dtype=np.uint8)
     shown = np.array([*painted, False])
 
     full = Image.fromarray(record.prediction().label_map)

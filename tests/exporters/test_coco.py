@@ -140,7 +140,7 @@ def test_open_labels_become_categories_in_sorted_order(make_run, tmp_path) -> No
     label_map = np.array([[0, 1, 2, 2, 2]], dtype=np.int32)
     run = make_run({"a.jpg": label_map}, None, labels=["zebra", "a cat", "zebra"], scores=[0.2, 0.7, 0.6])
     _, content = coco(run, tmp_path / "labels.json", segmentation="rle")
-    assert [(c["id"], c["name"]) for c in content["categories"]] == [(1, "a cat"), (2, "zebra")]
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [(1, "cat"), (2, "zebra")]
     cat, zebra = content["annotations"]
     assert (cat["category_id"], cat["area"], cat["bbox"], cat["score"]) == (1, 1, [1, 0, 1, 1], 0.7)
     assert (zebra["category_id"], zebra["area"], zebra["bbox"], zebra["score"]) == (2, 4, [0, 0, 5, 1], 0.5)

@@ -103,7 +103,7 @@ def test_open_labels_are_numbered_in_sorted_order(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.array([[0, 1, 2, -1]], dtype=np.int32)}, None, labels=["zebra", "a cat", "zebra"])
     png(run, tmp_path / "out")
     assert values(tmp_path / "out/a.png").tolist() == [[1, 0, 1, 255]]
-    assert (tmp_path / "out/classes.txt").read_text() == "a cat\nzebra\n"
+    assert (tmp_path / "out/classes.txt").read_text() == "cat\nzebra\n"
 
 
 def test_photos_that_differ_in_the_extension_keep_a_mask_each(make_run, tmp_path) -> None:

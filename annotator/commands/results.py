@@ -1,0 +1,192 @@
+"""What becomes of a run: exports, scores, other labels, a look at one photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from annotator.commands.arguments import (
+    DeviceOption,
+    PackOption,
+    RunArgument,
+    WeightsOption,
+    parse_settings,
+    parse_weights,
+)
+
+EXPORT_FLAGS = (
+    "segmentation",
+    "variant",
+    "instances",
+    "min_area",
+    "fill_holes",
+    "strict",
+    "preset",
+    "gray",
+    "min_count",
+    "top",
+)
+
+
+def export(
+    run: RunArgument,
+    format: Annotated[str, typer.Option(help="coco, mask-png, overlay; `--format list` says more.")] = "coco",
+    out: Annotated[
+        Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the format, as `--format list` shows; repeatable."
+        ),
+    ] = None,
+    segmentation: Annotated[
+        str | None, typer.Option(help="coco: polygon, rle or rle-uncompressed.", show_default="polygon")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="coco: instances, panoptic or stuff.", show_default="instances")
+    ] = None,
+    instances: Annotated[bool | None, typer.Option("--instances", help="coco: a class's separate parts apart.")] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help="coco: leave out smaller masks, in pixels.", show_default="0")
+    ] = None,
+    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="coco: close holes in masks.")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="coco: no `score`, only what COCO defines.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="mask-png: plain, voc, mmseg, ade or hf.", show_default="plain")
+    ] = None,
+    gray: Annotated[bool | None, typer.Option("--gray", help="mask-png: gray instead of palette PNGs.")] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help="Free-text labels: leave out those in fewer photos.", show_default="1")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Free-text labels: only the most frequent.", show_default="all")
+    ] = None,
+) -> None:
+    """Write a run's masks for a trainer."""
+    from annotator import console
+    from annotator.run import open_run
+    from exporters import base
+
+    if format == "list":
+        console.print_formats()
+        return
+    flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
+    options = {**flags, **parse_settings(set_)}
+    console.print_export(base.export(format, open_run(run), out or base.default_out(run, format), options))
+
+
+def evaluate(
+    run: RunArgument,
+    truth: Annotated[Path, typer.Option(help="Folder of mask PNGs, or a COCO .json.")],
+    metrics: Annotated[
+        str, typer.Option(help="Which metrics, by commas: miou; for free-text labels st, tt, recall, tgq.")
+    ] = "miou",
+    truth_classes: Annotated[
+        Path | None,
+        typer.Option(help="Class names of the mask PNGs' values.", show_default="classes.txt there, else the run's"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="RUN/eval")] = None,
+    human: Annotated[
+        Path | None, typer.Option(help="st, tt: CSV of path, segment, human (0 to 3), which verifies besides.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="tgq: a setting of zeroguide, such as captioner=retrieval."),
+    ] = None,
+    pack: PackOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score a run against ground truth: tables, Markdown, JSON, CSV and pictures."""
+    from annotator import console
+    from annotator.run import open_run
+    from evaluation.confusion import METRICS, evaluate_run
+    from evaluation.report import write_report
+    from evaluation.truth import open_truth
+
+    opened, folder = open_run(run), out or run / "eval"
+    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    if by_pixel := tuple(name for name in names if name in METRICS):
+        evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), by_pixel)
+        console.print_evaluation(evaluation, write_report(evaluation, folder))
+    if by_segment := tuple(name for name in names if name not in METRICS):
+        from annotator.run_networks import describer, networks_of
+        from evaluation.human import HumanScores
+        from evaluation.open_evaluation import evaluate_open
+        from evaluation.open_report import write_open_report
+
+        networks = networks_of(opened, pack, device, parse_weights(weights))
+        scores = evaluate_open(
+            opened,
+            open_truth(truth, opened, truth_classes, own_classes=True),
+            by_segment,
+            networks,
+            human=HumanScores.load(human) if human else None,
+            describe=lambda: describer(opened, networks, parse_settings(set_)),
+        )
+        console.print_open_evaluation(scores, write_open_report(scores, folder))
+
+
+def relabel(
+    run: RunArgument,
+    vocab: Annotated[str, typer.Option(help="classes.txt, a .yaml, or names: 'cat, dog, background'.")],
+    by: Annotated[
+        Literal["st", "tt"], typer.Option(help="st: the segments' CLIP embeddings; tt: the labels' own text.")
+    ] = "st",
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine from which on a class holds.", show_default="st 0.1, tt 0.5")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the new run; the same command resumes it.", show_default="RUN-BY")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the new run anew.")] = False,
+    pack: PackOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Map free-text labels to class names, as a run of its own; mapping.csv says what became of every segment."""
+    from annotator import console
+    from annotator.relabel import relabel as relabel_run
+    from annotator.run import open_run
+    from annotator.run_networks import networks_of
+    from annotator.vocabulary import as_vocabulary
+
+    opened = open_run(run)
+    with console.loading():
+        networks = networks_of(opened, pack, device, parse_weights(weights))
+    target = out or run.with_name(f"{run.name}-{by}")
+    done = relabel_run(opened, as_vocabulary(vocab), by, target, networks, threshold=threshold, overwrite=overwrite)
+    console.print_relabelled(done)
+
+
+def show(
+    run: RunArgument,
+    image: Annotated[str, typer.Argument(help="A photo of the run; the end of its path will do.", metavar="IMAGE")],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png or .jpg.", show_default="RUN/show/IMAGE.png")
+    ] = None,
+) -> None:
+    """One photo's segments: the tree in which they were joined, with captions and scores, and a picture of them."""
+    from annotator import console
+    from annotator.decode import decode
+    from annotator.errors import ImageError
+    from annotator.run import open_run
+    from annotator.show import SIDE, draw, find_record, tree_lines
+
+    opened = open_run(run)
+    record = find_record(opened, image)
+    console.print_lines(tree_lines(record))
+    if record.status == "failed":
+        return
+    path = opened.image_root / record.path
+    try:
+        photo = decode(path, working_side=SIDE).pixels
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}; only the tree can be shown") from None
+    picture = out or run / "show" / f"{record.path}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(record, photo).save(picture)
+    console.print_picture(picture)

@@ -1,0 +1,135 @@
+"""Free-text labels as classes: spellings of one thing brought together, and counted.
+
+A labeler that names things itself says "a dog", "Dogs" and "the dog." of three photos. `normalise` makes one class
+of them by rules and no dictionary: lower case, no articles, the head noun in the singular.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from annotator.run import part_files, read_columns
+
+ARTICLES = frozenset({"a", "an", "the"})
+AFTER_THE_HEAD = frozenset(
+    {"of", "in", "on", "at", "with", "without", "from", "for", "by", "near", "to", "under", "over", "and", "or"}
+)
+"""The head noun of a phrase stands before the first of these: "slices of pizza", "dogs on the grass"."""
+
+IRREGULAR = {
+    "brownies": "brownie",
+    "buses": "bus",
+    "calves": "calf",
+    "children": "child",
+    "cookies": "cookie",
+    "feet": "foot",
+    "gases": "gas",
+    "geese": "goose",
+    "halves": "half",
+    "heroes": "hero",
+    "hoodies": "hoodie",
+    "knives": "knife",
+    "leaves": "leaf",
+    "lenses": "lens",
+    "loaves": "loaf",
+    "men": "man",
+    "mice": "mouse",
+    "movies": "movie",
+    "people": "person",
+    "potatoes": "potato",
+    "scarves": "scarf",
+    "shelves": "shelf",
+    "teeth": "tooth",
+    "tomatoes": "tomato",
+    "wolves": "wolf",
+    "women": "woman",
+}
+WHOLE_WORDS = frozenset(
+    {"atlas", "canvas", "chaos", "christmas", "lens", "series", "species", "binoculars", "glasses", "goggles"}
+    | {"headphones", "jeans", "pants", "pliers", "scissors", "shorts", "sunglasses", "tongs", "trousers"}
+)
+"""End in s and are not the plural of something else."""
+SINGULAR_ENDINGS = ("ss", "us", "is")
+PLURAL_ENDINGS = (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"))
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """One class of a free-text run. photos: that have any of its spellings; area: in pixels."""
+
+    name: str
+    photos: int
+    area: int
+
+
+@lru_cache(maxsize=65536)
+def normalise(label: str) -> str:
+    """The class that a free text names; applied twice it changes nothing more.
+
+    A text of which nothing would be left ("the", "...") stays as it is, in lower case.
+    """
+    name = _normalised_once(label)
+    while (again := _normalised_once(name)) != name:  # "dog's" needs two turns
+        name = again
+    return name
+
+
+def singular(word: str) -> str:
+    """Of an English noun in lower case, by its ending; a word that is no plural comes back as it is."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if len(word) <= 3 or word in WHOLE_WORDS or not word.endswith("s") or word.endswith(SINGULAR_ENDINGS):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y" if len(word) > 4 else word[:-1]
+    for ending, replacement in PLURAL_ENDINGS:
+        if word.endswith(ending):
+            return word.removesuffix(ending) + replacement
+    return word[:-1]
+
+
+def count_labels(directory: Path) -> list[LabelCount]:
+    """Every class of a run's labels, in order of name, from the columns of labels and areas alone."""
+    photos: Counter[str] = Counter()
+    areas: Counter[str] = Counter()
+    columns = ["segments.list.element.label", "segments.list.element.area"]
+    for part in part_files(directory):
+        for row in read_columns(part, columns)["segments"].to_pylist():
+            found = [(normalise(segment["label"]), segment["area"]) for segment in row or ()]
+            photos.update({name for name, _ in found})
+            for name, area in found:
+                areas[name] += area
+    return [LabelCount(name, photos[name], areas[name]) for name in sorted(photos)]
+
+
+def choose(counts: Iterable[LabelCount], min_count: int = 1, top: int | None = None) -> tuple[str, ...]:
+    """Names of the classes to keep, sorted.
+
+    min_count: classes in fewer photos are left out.
+    top:       of the rest only so many, those in most photos; then by area, then by name.
+    """
+    kept = [count for count in counts if count.photos >= min_count]
+    kept.sort(key=lambda count: (-count.photos, -count.area, count.name))
+    return tuple(sorted(count.name for count in kept[:top]))
+
+
+def _normalised_once(label: str) -> str:
+    lowered = " ".join(label.lower().split())
+    words = [stripped for word in lowered.split() if (stripped := _without_punctuation(word))]
+    while words and words[0] in ARTICLES:
+        words = words[1:]
+    if not words:
+        return lowered
+    head = next((place for place, word in enumerate(words) if place and word in AFTER_THE_HEAD), len(words)) - 1
+    words[head] = singular(words[head])
+    return " ".join(words)
+
+
+def _without_punctuation(word: str) -> str:
+    """Without what is neither letter nor digit at its ends: quotes, commas, the full stop."""
+    inner = [place for place, character in enumerate(word) if character.isalnum()]
+    return word[inner[0] : inner[-1] + 1] if inner else ""

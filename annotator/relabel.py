@@ -1,0 +1,139 @@
+"""A run's free-text labels mapped to a vocabulary, as a run of its own.
+
+Every segment takes the class that TT or ST finds for it (`evaluation.reassign`) where its cosine reaches the
+threshold; the others become nothing. Segments of one photo with one class become one. The new run says where it
+comes from, and beside its parts lies `mapping.csv`: what became of every segment, and how near it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotator.errors import ConfigError
+from annotator.prediction import NOTHING, Prediction
+from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
+from annotator.vocabulary import Vocabulary
+from evaluation.reassign import THRESHOLDS, By, TextNetworks, assigner
+
+MAPPING_FILE = "mapping.csv"
+MAPPING_COLUMNS = ("path", "segment", "label", "class", "similarity", "kept")
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """What was done: segments of the origin, and how many of them kept a class."""
+
+    run: RunReader
+    segments: int
+    kept: int
+
+
+def relabel(
+    run: RunReader,
+    vocabulary: Vocabulary,
+    by: By,
+    out: str | Path,
+    networks: TextNetworks,
+    *,
+    threshold: float | None = None,
+    overwrite: bool = False,
+) -> Relabelled:
+    """Writes the new run, a photo in memory at a time. Called again after an interruption it goes on.
+
+    threshold: cosine from which on a class holds; the paper's where None, 0.1 for st and 0.5 for tt.
+    networks:  what holds the CLIP that made the run (st) or a sentence encoder (tt).
+    """
+    out = Path(out)
+    if out.resolve() == run.directory.resolve():
+        raise ConfigError(f"{out}: expected another folder than the run's own; choose another --out")
+    limit = THRESHOLDS[by] if threshold is None else threshold
+    if not 0 <= limit <= 1:
+        raise ConfigError(f"threshold: expected a cosine from 0 to 1, but got {limit:g}")
+    assign = assigner(by, run, vocabulary, networks)  # loads the networks, which the manifest then names
+    manifest = _manifest(run, vocabulary, by, limit, networks)
+    segments = kept = 0
+    with RunWriter.open(out, manifest, overwrite=overwrite) as writer, _mapping(out) as write_row:
+        manifest.state = "interrupted"
+        for record in run.records():
+            found = assign(record)
+            classes = found.verified(limit)
+            for index, segment in enumerate(record.segments):
+                chosen = found.classes[index]
+                name = vocabulary.names[chosen] if chosen != NOTHING else ""
+                similarity = f"{found.similarities[index]:.4f}"
+                write_row((record.path, index, segment.label, name, similarity, int(classes[index] != NOTHING)))
+            segments += len(classes)
+            kept += int((classes != NOTHING).sum())
+            if record.path not in writer.finished:
+                writer.write(_relabelled(record, classes, vocabulary))
+        manifest.state = "complete" if run.manifest.state == "complete" else "partial"
+        manifest.counts = dict(run.manifest.counts)
+    return Relabelled(RunReader(out), segments, kept)
+
+
+def _manifest(run: RunReader, vocabulary: Vocabulary, by: By, threshold: float, networks: TextNetworks) -> Manifest:
+    """The origin's, with what was done to it; where the origin lies does not decide a label."""
+    origin = run.manifest
+    used = networks.used()
+    decisive: dict[str, Any] = {
+        "by": by,
+        "threshold": threshold,
+        "vocabulary": vocabulary.fingerprint(),
+        "weights": {slot: file["sha256"] for slot, file in used.items()},
+        "origin": origin.config_hash,
+    }
+    return replace(
+        origin,
+        config={**decisive, "origin": {"run": str(run.directory.resolve()), "config": origin.config}},
+        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+        vocabulary=vocabulary.to_dict(),
+        pack={**origin.pack, "relabelled_with": {"name": networks.pack, "roles": used}},
+        counts={},
+        timings={},
+        state="running",
+    )
+
+
+def _relabelled(record: ImageRecord, classes: NDArray[np.int32], vocabulary: Vocabulary) -> ImageRecord:
+    """The photo with a segment per class; its score is the mean over pixels of those that it is made of."""
+    present = [index for index in np.unique(classes).tolist() if index != NOTHING]
+    areas = np.array([segment.area for segment in record.segments], dtype=np.float64)
+    scores = np.array([segment.score for segment in record.segments], dtype=np.float64)
+    label_of_class = {index: label for label, index in enumerate(present)}
+    label_of_segment = [label_of_class.get(index, NOTHING) for index in classes.tolist()]
+    lookup = np.array([*label_of_segment, NOTHING], dtype=np.int32)  # the last one for pixels without a segment
+    prediction = Prediction(
+        lookup[record.prediction().label_map],
+        tuple(vocabulary.names[index] for index in present),
+        tuple(present),
+        tuple(float(np.average(scores[classes == index], weights=areas[classes == index])) for index in present),
+    )
+    return replace(record, segments=tuple(prediction.segments()), history=None)
+
+
+@contextmanager
+def _mapping(folder: Path) -> Iterator[Callable[[Sequence[object]], object]]:
+    """Writes rows; the file appears when all of them are there. A resumed run writes it anew, which costs little."""
+    temporary = folder / f".{MAPPING_FILE}.tmp"
+    (folder / MAPPING_FILE).unlink(missing_ok=True)  # an older one would not be of these parts
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(MAPPING_COLUMNS)
+            yield writer.writerow
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / MAPPING_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
