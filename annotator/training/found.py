@@ -1,7 +1,7 @@
 """FOUND's decoder by its own recipe (Siméoni et al., CVPR 2023): no labels, on any self-supervised ViT.
 
 The training-free masks of photos (what is unlike the patch that is attended least), drawn to the photos' edges, teach
-a 1 x 1 convolution on keys together with its own cut predictions, drawn to the edges likewise; then these alone.
+a 1 x 1 convolution on keys; then its own cut predictions do, drawn to the edges likewise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ CUT = 0.5
 
 @dataclass(frozen=True)
 class FoundRecipe:
-    """seed_steps:  so long the training-free masks teach, too.
-    self_weight: of the loss against the decoder's own refined predictions.
+    """seed_steps:  so long the training-free masks teach.
+    self_from:   from this step on the decoder's own refined predictions teach.
+    self_weight: of their loss, beside that of the masks.
 
     least_agreement: where refining leaves less IoU with a mask than this, the mask is kept as it was.
     solver_stride:   photos are averaged over so many pixels before the solver sees them, and so are its cells.
@@ -41,6 +42,7 @@ class FoundRecipe:
     decay: float = 0.95
     decay_every: int = 50
     seed_steps: int = 100
+    self_from: int = 100
     self_weight: float = 1.5
     least_agreement: float = 0.5
     solver: BilateralOptions = field(default_factory=BilateralOptions)
@@ -88,11 +90,15 @@ def train_found(
         batch = batches(step)
         logits = decoder(torch.stack([one.keys for one in batch]).float())[:, 0]  # B x h x w
         known = torch.stack([one.known for one in batch])
-        own = torch.stack([refined(logit > 0, one.solver, recipe) for logit, one in zip(logits, batch, strict=True)])
-        loss = recipe.self_weight * F.binary_cross_entropy_with_logits(logits[known], own[known])
+        loss = torch.zeros(())
         if step < recipe.seed_steps:
             seeds = torch.stack([one.seeds for one in batch])
             loss = loss + F.binary_cross_entropy_with_logits(logits[known], seeds[known])
+        if step >= recipe.self_from:
+            own = [refined(logit > 0, one.solver, recipe) for logit, one in zip(logits, batch, strict=True)]
+            loss = loss + recipe.self_weight * F.binary_cross_entropy_with_logits(
+                logits[known], torch.stack(own)[known]
+            )
         return loss
 
     def rate_at(step: int) -> float:

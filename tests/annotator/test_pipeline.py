@@ -268,7 +268,7 @@ def test_a_dry_run_counts_what_is_finished(prepare: Prepare, photos: Path, tmp_p
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"labeler": "band"}, "no labeler 'band'; known are maskclip, dinoiser, diy, bands, shades"),
+        ({"labeler": "band"}, "no labeler 'band'; known are maskclip, dinoiser, diy, zeroguide, bands, shades"),
         ({"settings": {"tint": [1, 0, 0]}}, r"labeler bands has no setting 'tint' .*; did you mean 'tints'\?"),
         ({"settings": {"seconds": "long"}}, "labeler bands: seconds: expected float, but got 'long'"),
         ({"device": "tpu"}, r"--device tpu: expected auto or one that this machine has \(cpu"),

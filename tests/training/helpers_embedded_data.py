@@ -52,8 +52,8 @@ def write_data(root: Path, photos: int = 4) -> Path:
     categories = [{"id": 1 + index, "name": name} for index, name in enumerate(COCO)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (coco / "annotations/instances_train2017.json").write_text(json.dumps(content))
-    captions = [{"image_id": i, "caption": f"A {('cat', 'car')[i % 2]} on a grey wall."} for i in range(photos)]
-    (coco / "annotations/captions_val2017.json").write_text(json.dumps({"annotations": captions * 10}))
+    captions = [{"image_id": i, "caption": f"A {('cat', 'car')[i % 2]} on a grey wall."} for i in range(40)]
+    (coco / "annotations/captions_val2017.json").write_text(json.dumps({"annotations": captions}))
     (voc / "ImageSets/Segmentation/train.txt").write_text("\n".join(f"v{i}" for i in range(photos - 1)))
     (voc / "ImageSets/Segmentation/aug.txt").write_text(f"v{photos - 1}\n")
 

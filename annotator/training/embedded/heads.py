@@ -21,6 +21,7 @@ from annotator.training.embedded.tower import trunk
 FOUND = found.FoundRecipe(
     steps=300,
     seed_steps=300,
+    self_from=50,
     crops=CropRecipe(side=320, scales=(1.0, 1.7)),
     learning_rate=1e-2,
     solver_stride=4,
@@ -56,7 +57,8 @@ def fit_heads(
 def taught_views(tower: MiniTower, vit: MiniDino, decoder: nn.Conv2d, views: Views, count: int) -> heads.Taught:
     """What `heads.teach` says of photos, from cached features; in float16, on the grid of the views."""
     parts: list[tuple[Tensor, ...]] = []
-    chosen = [index * len(views) // count for index in range(min(count, len(views)))]
+    count = min(count, len(views))
+    chosen = [index * len(views) // count for index in range(count)]
     for start in range(0, len(chosen), AT_ONCE):
         features = views.read(chosen[start : start + AT_ONCE])
         grid = (features.stride16.shape[2], features.stride16.shape[3])

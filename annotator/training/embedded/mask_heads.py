@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from annotator.models.heads import DinoiserHeads
 from annotator.models.mini_clip import MiniTower, StemFeatures
-from annotator.models.mini_dino import WIDTH, MiniDino
+from annotator.models.mini_dino import WIDTH, Components, MiniDino
 from annotator.training.embedded.cache import NO_LABEL
 from annotator.training.embedded.tower import trunk
 
@@ -37,8 +37,8 @@ class FoundRecipe:
 class HeadsRecipe:
     """views: read at most. The logit of a pair is `sharpness` x (cosine - gamma): 0 where the labeler cuts."""
 
-    views: int = 1800
-    steps: int = 350
+    views: int = 3072
+    steps: int = 500
     plain: int = 8
     masked: int = 12
     window: int = 14
@@ -71,15 +71,17 @@ def train_found(cache: Path, vit: MiniDino, recipe: FoundRecipe) -> nn.Conv2d:
 
 @torch.no_grad()
 def train_heads(
-    cache: Path, tower: MiniTower, vit: MiniDino, recipe: HeadsRecipe, progress: Progress = lambda share: None
+    cache: Path, tower: MiniTower, components: Components, recipe: HeadsRecipe, progress: Progress = lambda share: None
 ) -> DinoiserHeads:
-    """g and h. Patches belong together where masks say so, and where they are silent, where mini-dino's values do."""
+    """g and h. Patches belong together where masks say so, and where they are silent, where principal components of
+    the stem's features do: finer than mini-dino's values, which find a whole scene alike."""
     intermediate, alike, labels, count = [], [], [], 0
     for features, known in _views(cache):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             _, read = trunk(tower, tower.conv1.mix(features, tower.conv1.stem.classify(features.stride32)))
         intermediate.append(_map(read))
-        alike.append(_map(F.normalize(vit.qkv(features)[2][:, 1:], dim=-1)))
+        mixed = components.mix(features).flatten(2).mT
+        alike.append(_map(F.normalize(F.layer_norm(mixed, mixed.shape[-1:]), dim=-1)))
         labels.append(known)
         count += len(known)
         progress(min(count / recipe.views, 1) / 2)

@@ -22,8 +22,11 @@ from annotator.models.weights import read_state
 from annotator.training.embedded import clip, dino, language, mask_heads, photos
 from annotator.training.embedded.bank import Bank
 from annotator.training.embedded.card import write_card
+from annotator.training.embedded.dino_views import Views, fit_components
 from annotator.training.embedded.text import build as build_text
 
+WHITENING = 0.5
+"""Of the components that teach the affinity head."""
 STEM_PARTS = ("conv1.stem.", "patch_embed.proj.stem.")
 State = dict[str, Tensor]
 Report = Callable[[str, float, str], None]
@@ -105,7 +108,10 @@ def rebuild(data: Path, out: Path, report: Report, recipes: Recipes | None = Non
         tower.load_state_dict(_read(tower_file, "visual."), strict=False)
         tower.conv1.stem.load(stem)
         tower.eval().requires_grad_(False)
-        trained = mask_heads.train_heads(cache, tower, vit, recipes.heads, lambda share: report("heads", share, ""))
+        components = fit_components(list(Views(cache).spread(dino.SAMPLE)), WHITENING)
+        trained = mask_heads.train_heads(
+            cache, tower, components, recipes.heads, lambda share: report("heads", share, "")
+        )
         write(trained.state_dict(), out / "heads.safetensors")
     report("heads", 1.0, "")
 
