@@ -31,11 +31,11 @@ class Found(nn.Module):
     def seed_objectness(self, images: Tensor) -> Tensor:
         """The training-free form: B x 3 x H x W -> B x h x w, 1 where a patch is unlike the background seed."""
         attention = self.dino.last_attention(images)
-        similarity = _similarity_to_seed(attention)
+        similarity = similarity_to_seed(attention)
         return (similarity <= SEED_SIMILARITY).float().view(-1, *attention.grid)
 
 
-def _similarity_to_seed(attention: LastAttention) -> Tensor:
+def similarity_to_seed(attention: LastAttention) -> Tensor:
     """B x P cosine with the background seed: the patch with the least head-weighted class attention."""
     a = attention.class_attention  # B x heads x P
     above = a > a.mean(dim=(1, 2), keepdim=True)

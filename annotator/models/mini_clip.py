@@ -8,7 +8,7 @@ Text side: all-MiniLM-L6-v2, averaged over tokens, then one fixed affine map int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ PATCH = 16
 IMAGE_SIZE = 224
 WIDTH, LAYERS, HEADS = 320, 6, 5
 JOINT = 384
-LARGEST_TRAINED, SECOND_LOOK = 320, 288  # short sides in pixels
+ONE_LOOK, SECOND_LOOK = 320, 288  # short sides in pixels
 CLASSES = 1000
 STEM_CHANNELS = (4 * 48, 120, 1280)  # stride 8 (2 x 2 locations side by side), 16, 32
 PROMPTS_AT_ONCE = 128
@@ -108,21 +108,33 @@ class StemTokens(nn.Module):
             tokens = tokens + projection(norm(_channels_last(scale, grid)))
         return tokens.permute(0, 3, 1, 2)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """What is larger than in training is looked at twice, and the tokens averaged: as it is, for its details, and
-        shrunk, for what they belong to."""
-        tokens = self._look(images)
-        shrink = SECOND_LOOK / min(images.shape[-2:])
-        if min(images.shape[-2:]) <= LARGEST_TRAINED:
-            return tokens
-        height, width = (round(side * shrink / (2 * PATCH)) * 2 * PATCH for side in images.shape[-2:])
-        small = F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-        again = F.interpolate(self._look(small), size=tokens.shape[-2:], mode="bilinear", align_corners=False)
-        return (tokens + again) / 2
+    def tokens(self, looks: Sequence[StemFeatures]) -> tuple[Tensor, Tensor]:
+        """Features of one look or two -> tokens and class logits, on the grids of the first, averaged over looks."""
+        logits = [self.stem.classify(features.stride32) for features in looks]
+        tokens = [self.mix(*look) for look in zip(looks, logits, strict=True)]
+        return _mean(tokens), _mean(logits)
 
-    def _look(self, images: Tensor) -> Tensor:
-        features = self.stem(images)
-        return self.mix(features, self.stem.classify(features.stride32))
+    def forward(self, images: Tensor) -> Tensor:
+        small = second_look(images)
+        return self.tokens([self.stem(images)] if small is None else [self.stem(images), self.stem(small)])[0]
+
+
+def second_look(images: Tensor) -> Tensor | None:
+    """Images with a short side above ONE_LOOK are looked at twice: as they are, for the details, and shrunk, for what
+    the details belong to. -> the shrunk images."""
+    shortest = min(images.shape[-2:])
+    if shortest <= ONE_LOOK:
+        return None
+    step = 2 * PATCH
+    height, width = (round(side * SECOND_LOOK / shortest / step) * step for side in images.shape[-2:])
+    return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _mean(maps: list[Tensor]) -> Tensor:
+    """Of B x C x ... each, on the grid of the first."""
+    grid = maps[0].shape[-2:]
+    others = (F.interpolate(other, size=grid, mode="bilinear", align_corners=False) for other in maps[1:])
+    return sum(others, maps[0]) / len(maps)
 
 
 def _channels_last(features: Tensor, grid: torch.Size) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from annotator.models.dino import Dino, LastAttention
-from annotator.models.found import SEED_SIMILARITY, _similarity_to_seed
+from annotator.models.found import SEED_SIMILARITY, similarity_to_seed
 from annotator.training.bilateral import BilateralOptions, BilateralSolver
 from annotator.training.crops import CropRecipe, PhotoCrops, Pixels
 from annotator.training.loop import Report, random_of, train
@@ -142,7 +142,7 @@ def seeded_crops(
     keys = attention.as_map(attention.keys).cpu()
     shown = torch.from_numpy(crops.shown)[:, None].float()
     known = F.adaptive_avg_pool2d(shown, attention.grid)[:, 0] > CUT
-    similarity = _similarity_to_seed(_without_border(attention, known.flatten(1).to(device)))
+    similarity = similarity_to_seed(_without_border(attention, known.flatten(1).to(device)))
     masks = (similarity <= SEED_SIMILARITY).view(-1, *attention.grid).cpu()
     seeded = []
     for key, mask, token, photo in zip(keys, masks, known, crops.photos, strict=True):

@@ -17,10 +17,11 @@ FILES = {"clip": "mini_clip", "heads": "heads", "found": "found", "found.backbon
 @pytest.mark.slow
 def test_weights_come_out_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "EVERY", 80)
-    monkeypatch.setattr(photos, "SIDES", {320: 3, 224: 1})
+    few = tuple(replace(kind, masked=masked) for kind, masked in zip(photos.KINDS, (3, 1, 2), strict=True))
+    monkeypatch.setattr(photos, "KINDS", few)
     data, out = write_data(tmp_path / "data"), tmp_path / "out"
     recipes = rebuild.Recipes(
-        clip=clip.Recipe(steps=3, unlabelled=2, labelled=2, warm_up=1, large=0.5),
+        clip=clip.Recipe(steps=3, unlabelled=2, labelled=2, warm_up=1, large=0.4, twice=0.4),
         dino=dino.DinoRecipe(steps=2, views=4),
         found=mask_heads.FoundRecipe(steps=5, batch=4),
         heads=mask_heads.HeadsRecipe(views=8, steps=5, plain=2, masked=2),

@@ -21,6 +21,7 @@ from annotator.models.sources import locate
 from annotator.models.weights import read_state
 from annotator.training.embedded import names, photos
 from annotator.training.embedded.bank import Bank
+from annotator.training.embedded.cache import looks
 from annotator.training.embedded.clip import Recipe, train_clip
 from annotator.training.embedded.tower import class_token, dense, start, trunk
 
@@ -96,11 +97,11 @@ def test_masks_become_coco_classes(data: Path) -> None:
 def test_views_are_the_same_again_and_show_their_masks(data: Path) -> None:
     unlabelled, labelled = photos.gather(data)
     shards = photos.plan(unlabelled, labelled)
-    assert sum(len(shard.photos) for shard in shards) == 2 * 6 + 8 * sum(photos.SIDES.values())
+    assert sum(len(shard.photos) for shard in shards) == 6 + 6 + 2 + 8 * (16 + 8 + 12)
     shard = shards[0]
     first, again = (list(photos.views(shard, unlabelled, labelled)) for _ in range(2))
     for one, two in zip(first, again, strict=True):
-        assert one.image.shape == (shard.side, shard.side, 3)
+        assert one.image.shape == (shard.kind.side, shard.kind.side, 3)
         assert (one.image == two.image).all()
         assert (one.labels == two.labels).all()
     cat = names.COCO.index("cat") + 1
@@ -132,6 +133,26 @@ def test_training_sees_what_inference_computes(stem_state: dict[str, Tensor]) ->
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
+def test_a_view_looked_at_twice_enters_the_tower_as_in_use(
+    cache: Path, data: Path, stem_state: dict[str, Tensor]
+) -> None:
+    unlabelled, labelled = photos.gather(data)
+    shards = photos.plan(unlabelled, labelled[:3])
+    number = next(index for index, shard in enumerate(shards) if shard.kind.side == 448)
+    view = next(photos.views(shards[number], unlabelled, labelled))
+    stored = torch.load(cache / f"{number:03d}.pt", weights_only=True)
+    torch.manual_seed(0)
+    tower = MiniTower()
+    start(tower, F.normalize(torch.randn(1000, JOINT), dim=1))
+    tower.conv1.stem.load(stem_state)
+    with torch.no_grad():
+        in_use = tower.conv1(torch.tensor(view.image).permute(2, 0, 1)[None] / 127.5 - 1)
+        both, once = (tower.conv1.tokens(looks(stored, slice(1))[:count])[0] for count in (2, 1))
+    alike, other = (F.cosine_similarity(tokens, in_use, dim=1).mean() for tokens in (both, once))
+    assert alike > 0.99, "but for bfloat16"
+    assert other < 0.95
+
+
 def test_training_lowers_the_losses_and_resumes_exactly(
     cache: Path, bank_state: dict[str, Any], stem_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -144,26 +165,26 @@ def test_training_lowers_the_losses_and_resumes_exactly(
             cache, Bank(bank_state), stem_state, recipe, file, lambda share, losses: seen.append(dict(losses)), "cpu"
         )
 
-    recipe = Recipe(steps=6, unlabelled=2, labelled=2, warm_up=1, self_from=0.5)
+    recipe = Recipe(steps=12, unlabelled=2, labelled=2, warm_up=1, self_from=0.5)
     whole = train("whole", recipe)
     assert seen[-1]["pixels"] < seen[0]["pixels"]
 
     stopped = tmp_path / "resumed.pt"
     state = torch.load(tmp_path / "whole.pt", weights_only=True)
-    assert state["step"] == 6
+    assert state["step"] == 12
 
     class Stop(Exception):
         pass
 
-    def stop_after_three(share: float, losses: dict[str, float]) -> None:
+    def stop_half_way(share: float, losses: dict[str, float]) -> None:
         if share >= 0.5:
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("annotator.training.embedded.clip.SAVED_EVERY", 1)
         with pytest.raises(Stop):
-            train_clip(cache, Bank(bank_state), stem_state, replace(recipe), stopped, stop_after_three, "cpu")
-    assert torch.load(stopped, weights_only=True)["step"] == 2, "the report comes before the third step is saved"
+            train_clip(cache, Bank(bank_state), stem_state, replace(recipe), stopped, stop_half_way, "cpu")
+    assert torch.load(stopped, weights_only=True)["step"] == 5, "the report comes before the sixth step is saved"
     resumed = train("resumed", recipe)
     for name, tensor in resumed.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name]), name

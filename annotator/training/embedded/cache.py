@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from annotator.models.mini_clip import StemFeatures
+from annotator.models.mini_clip import ONE_LOOK, PATCH, StemFeatures
 from annotator.training.embedded.bank import CLASSES
+from annotator.training.embedded.photos import AGAIN, NO_LABEL
 
-NO_LABEL = 255
 LEAST_PIXELS = 12  # of a class, at label resolution, for a view to count as showing it
 
 
@@ -41,9 +42,12 @@ class Cache:
         return len(self._where)
 
     def sample(self, unlabelled: int, labelled: int, side: int, random: torch.Generator) -> dict[str, Tensor]:
-        """Random windows of side x side tokens, those of views without masks first."""
-        large = self._tokens >= side
-        plain, masks = (large & ~self._known).nonzero()[:, 0], (large & self._known).nonzero()[:, 0]
+        """Random windows of side x side tokens, those of views without masks first.
+
+        Views that were looked at twice are shown whole, for the two looks have no common grid to cut at.
+        """
+        fits = torch.where(self._tokens * PATCH > ONE_LOOK, self._tokens == side, self._tokens >= side)
+        plain, masks = (fits & ~self._known).nonzero()[:, 0], (fits & self._known).nonzero()[:, 0]
         chosen = torch.cat(
             [
                 plain[torch.randint(len(plain), (unlabelled,), generator=random)],
@@ -54,11 +58,18 @@ class Cache:
         return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+def looks(batch: Mapping[str, Tensor], rows: Tensor | slice = slice(None)) -> list[StemFeatures]:
+    """The stem's features in a batch or shard: of one look, or of two."""
+    prefixes = ("", AGAIN) if AGAIN + StemFeatures._fields[0] in batch else ("",)
+    return [StemFeatures(*(batch[prefix + name][rows].float() for name in StemFeatures._fields)) for prefix in prefixes]
+
+
 def _window(shard: dict[str, Tensor], row: int, side: int, random: torch.Generator) -> dict[str, Tensor]:
     """A part of one view, aligned with the stride-32 cells; every map keeps its own resolution."""
     tokens = shard["stuff"].shape[-1]
     y, x = (2 * torch.randint((tokens - side) // 2 + 1, (2,), generator=random)).tolist()
     out = {"weak": shard["weak"][row].long(), "voc": shard["voc"][row]}
+    out |= {key: values[row].float() for key, values in shard.items() if key.startswith(AGAIN)}
     for key in (*StemFeatures._fields, "labels", "instances", "stuff"):
         values = shard[key][row]
         n = values.shape[-1] / tokens

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from annotator.training.embedded.clip import Recipe
-from annotator.training.embedded.photos import SIDES, Photo
+from annotator.training.embedded.photos import KINDS, Photo
 
 
 def write_card(
@@ -20,7 +20,7 @@ def write_card(
     weights: Sequence[Path],
 ) -> None:
     """trained: the tower's last checkpoint. weights: the files of the pack."""
-    views = sum(len(unlabelled) + repeats * len(labelled) for repeats in SIDES.values())
+    views = " + ".join(f"{len(kind.of(unlabelled, labelled)):,} of {kind.side} px" for kind in KINDS)
     sources = Counter(_source(photo) for photo in unlabelled)
     losses = trained["losses"]
     assert isinstance(losses, Mapping)
@@ -36,7 +36,7 @@ def write_card(
         f"| COCO train, instance masks | {sum(not p.voc for p in labelled):,} | |",
         f"| VOC train, class masks | {sum(p.voc for p in labelled):,} | |",
         "",
-        f"{views:,} views of {' and '.join(map(str, SIDES))} px; seed {recipe.seed}.",
+        f"Views: {views}; seed {recipe.seed}.",
         f"Tower: {trained['step']:,} steps of {recipe.unlabelled} + {recipe.labelled} windows, "
         f"{float(str(trained['seconds'])) / 60:.0f} minutes.",
         f"Last losses (running means): {', '.join(f'{name} {value:.2f}' for name, value in losses.items())}.",

@@ -20,6 +20,8 @@ from annotator.training.embedded.losses import WEIGHTS, Losses
 from annotator.training.embedded.tower import start
 
 SAVED_EVERY = 200
+FEWER = {14: 1, 20: 2, 28: 3}
+"""Tokens on a side of a window -> by how much a batch has fewer of them."""
 Report = Callable[[float, dict[str, float]], None]
 """Share done, running mean of each loss."""
 
@@ -28,7 +30,8 @@ Report = Callable[[float, dict[str, float]], None]
 class Recipe:
     """minutes: stop by then, the schedule fitted to it.
 
-    large: share of the steps on windows of 20 x 20 tokens (half as many of them) in place of 14 x 14.
+    large, twice: share of the steps on windows of 20 x 20 tokens, and on views that were looked at twice; the rest are
+    on 14 x 14.
     self_from: share of the training after which the tower's moving average teaches, too.
     """
 
@@ -37,6 +40,7 @@ class Recipe:
     unlabelled: int = 12
     labelled: int = 10
     large: float = 0.25
+    twice: float = 0.25
     learning_rate: float = 1e-3
     warm_up: int = 100
     weight_decay: float = 0.05
@@ -84,10 +88,10 @@ class Trainer:
         rate = min(1, (self._step + 1) / recipe.warm_up) * (0.49 * (1 + math.cos(math.pi * self.progress)) + 0.02)
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate * group.get("scale", 1.0)
-        large = bool(torch.rand((), generator=self._random) < recipe.large)
-        share = 2 if large else 1
-        unlabelled, labelled = recipe.unlabelled // share, recipe.labelled // share
-        batch = self._cache.sample(unlabelled, labelled, 20 if large else 14, self._random)
+        drawn = float(torch.rand((), generator=self._random))
+        side = 28 if drawn < recipe.twice else 20 if drawn < recipe.twice + recipe.large else 14
+        unlabelled, labelled = (max(1, count // FEWER[side]) for count in (recipe.unlabelled, recipe.labelled))
+        batch = self._cache.sample(unlabelled, labelled, side, self._random)
         batch = {key: value.to(self._device) for key, value in batch.items()}
         losses = self._losses(self.tower, batch, unlabelled, teach=self.progress >= recipe.self_from)
         self._optimiser.zero_grad(set_to_none=True)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from annotator.models.mini_clip import StemFeatures
 from annotator.models.mini_dino import Components
+from annotator.training.embedded.photos import AGAIN, NO_LABEL
 
-NO_LABEL = 255
 MOST_HOLES, HOLE_SIDES = 3, (2, 5)
 
 Corner = tuple[int, int]
@@ -21,12 +21,16 @@ Corner = tuple[int, int]
 
 
 class Views:
-    """Stem features of the large views of unlabelled photos in a cache folder, left on disk until they are read."""
+    """Stem features of unlabelled photos' views in a cache folder: the largest of those that were looked at once.
+
+    They are left on disk until they are read.
+    """
 
     def __init__(self, folder: Path, stride8: bool = False) -> None:
         """stride8: read that map, too; mini-dino does not look at it, mini-clip does."""
         self._fields = StemFeatures._fields if stride8 else StemFeatures._fields[1:]
         shards = [torch.load(file, weights_only=True, mmap=True) for file in sorted(folder.glob("*.pt"))]
+        shards = [shard for shard in shards if AGAIN + "stride16" not in shard]
         self.tokens = max(shard["stride16"].shape[-1] for shard in shards)
         self._where = [
             (shard, row)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from annotator.models.mini_clip import MiniTower, StemFeatures
 from annotator.training.embedded.bank import CLASSES, Bank
-from annotator.training.embedded.cache import NO_LABEL
+from annotator.training.embedded.cache import looks
+from annotator.training.embedded.photos import NO_LABEL
 from annotator.training.embedded.tower import class_token, dense, trunk
 
 WEIGHTS = {
@@ -30,7 +31,7 @@ WEIGHTS = {
     "region": 0.3,
 }  # fmt: skip
 SCALE = 100.0
-LOCATIONS = 48  # per window, for the losses over many names
+EVERY = 4  # one in so many locations of a window enters the losses over many names
 PIXEL_VOCABULARIES = {"coco+": 0.25, "voc+": 0.2, "general": 0.3, "coco": 0.15, "voc": 0.1}
 """How often each is drawn; + is with background."""
 DROPPED = 0.1  # of the entries of the tokens that enter the tower
@@ -62,11 +63,9 @@ class Losses:
     def __call__(self, tower: MiniTower, batch: dict[str, Tensor], unlabelled: int, teach: bool) -> dict[str, Tensor]:
         """batch: what `Cache.sample` gives, the first `unlabelled` rows without masks. teach: with the `self` loss."""
         n = unlabelled
-        features = StemFeatures(*(batch[name] for name in StemFeatures._fields))
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            with torch.no_grad():
-                logits = tower.conv1.stem.classify(features.stride32)
-            x, intermediate = trunk(tower, F.dropout(tower.conv1.mix(features, logits), DROPPED))
+            entering, logits = tower.conv1.tokens(looks(batch))
+            x, intermediate = trunk(tower, F.dropout(entering, DROPPED))
             tokens = dense(tower, x)
             (whole,) = class_token(tower, x)
             regions, targets = self._regions(batch, tokens, n)
@@ -75,8 +74,7 @@ class Losses:
         losses = self._from_stem(tokens[:n], posterior[:n], logits[:n].float())
         losses["stuff"] = self._stuff(tokens[:n], batch["stuff"][:n])
         if teach:
-            few = StemFeatures(*(f[:n] for f in features))
-            losses["self"] = self._self(few, logits[:n], tokens[:n], batch["weak"][:n])
+            losses["self"] = self._self(looks(batch, slice(n)), tokens[:n], batch["weak"][:n])
         losses["pixels"] = self._pixels(tokens[n:], batch["labels"][n:], batch["voc"][n:])
         losses["object"] = self._object(intermediate[n:], batch["labels"][n:], batch["voc"][n:])
         losses["photo"] = self._photo(whole[:n], posterior[:n], batch["weak"][:n])
@@ -91,7 +89,7 @@ class Losses:
         strength = (strength / strength.amax(dim=(1, 2), keepdim=True)).clamp(0, 1) ** 2
         trust = ((1 - entropy / math.log(1000)).clamp(0, 1) * strength)[:, None]
         side = 2 * posterior.shape[-1]
-        chosen = torch.randint(side**2, (LOCATIONS,), generator=self.random)
+        chosen = torch.randint(side**2, (side**2 // EVERY,), generator=self.random)
         rows, columns = chosen // side // 2, chosen % side // 2  # the stride-32 cell around
         tokens, target, weight = tokens[:, chosen], posterior[:, :, rows, columns].mT, trust[:, 0, rows, columns]
         leaf = weighted_mean(soft_cross_entropy(tokens, self.bank.draw(self.bank.leaves), target), weight)
@@ -113,11 +111,11 @@ class Losses:
             return tokens.sum() * 0
         return F.cross_entropy(SCALE * tokens[named] @ texts.T, stuff[named], reduction="none").clamp(max=8).mean()
 
-    def _self(self, features: StemFeatures, logits: Tensor, tokens: Tensor, weak: Tensor) -> Tensor:
-        n, bank = len(tokens), self.bank
+    def _self(self, features: list[StemFeatures], tokens: Tensor, weak: Tensor) -> Tensor:
+        n, bank, locations = len(tokens), self.bank, tokens.shape[1] // EVERY
         with torch.no_grad():
             with torch.autocast(self._device.type, dtype=torch.bfloat16):
-                x, _ = trunk(self._average, self._average.conv1.mix(features, logits))
+                x, _ = trunk(self._average, self._average.conv1.tokens(features)[0])
                 seen = dense(self._average, x)
             similar = ((seen @ seen.transpose(1, 2) - 0.6) / 0.4).clamp(min=0)
             seen = F.normalize(similar @ seen, dim=-1)
@@ -126,12 +124,12 @@ class Losses:
             own = torch.where(general >= 0, general, len(bank.general))
             scores[torch.arange(n), :, own] += NAMED_BONUS * (weak >= 0)[:, None]
             sure, label = scores.softmax(dim=-1).max(dim=-1)
-            few = torch.rand(sure.shape, generator=self.random) < LOCATIONS / tokens.shape[1]
+            few = torch.rand(sure.shape, generator=self.random) < 1 / EVERY
             chosen = (sure > SURE) & few.to(self._device)
         if not chosen.any():
             return tokens.sum() * 0
         logits = self._general_and_own(tokens, bank.draw(bank.general), bank.draw(bank.weak), weak)[chosen]
-        return (F.cross_entropy(logits, label[chosen], reduction="none") * sure[chosen]).sum() / (n * LOCATIONS) * 2
+        return (F.cross_entropy(logits, label[chosen], reduction="none") * sure[chosen]).sum() / (n * locations) * 2
 
     def _general_and_own(self, tokens: Tensor, general: Tensor, names: Tensor, weak: Tensor) -> Tensor:
         """B x P x d -> B x P x (G + 1) logits: general nouns, and the photo's own name where that is none of them."""

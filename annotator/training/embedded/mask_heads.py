@@ -6,6 +6,7 @@ figures of both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 from annotator.models.heads import DinoiserHeads
 from annotator.models.mini_clip import MiniTower, StemFeatures
 from annotator.models.mini_dino import WIDTH, Components, MiniDino
-from annotator.training.embedded.cache import NO_LABEL
+from annotator.training.embedded.cache import looks
+from annotator.training.embedded.photos import NO_LABEL
 from annotator.training.embedded.tower import trunk
 
-GRID = 20  # tokens of the views that are read
+FOUND_GRID, HEADS_GRID = 20, 28  # tokens of the views that are read
 AT_ONCE = 32
 Progress = Callable[[float], None]
 
@@ -52,7 +54,8 @@ class HeadsRecipe:
 @torch.no_grad()
 def train_found(cache: Path, vit: MiniDino, recipe: FoundRecipe) -> nn.Conv2d:
     """The 1 x 1 convolution on keys; an object is what a mask names."""
-    read = [(_map(vit.qkv(features)[1][:, 1:]), labels) for features, labels in _views(cache, masked_only=True)]
+    views = _views(cache, FOUND_GRID, masked_only=True)
+    read = [(_map(vit.qkv(*features)[1][:, 1:]), labels) for features, labels in views]
     keys, labels = torch.cat([k for k, _ in read]), torch.cat([known for _, known in read])
     torch.manual_seed(recipe.seed)
     decoder = nn.Conv2d(WIDTH, 1, kernel_size=1)
@@ -76,11 +79,11 @@ def train_heads(
     """g and h. Patches belong together where masks say so, and where they are silent, where principal components of
     the stem's features do: finer than mini-dino's values, which find a whole scene alike."""
     intermediate, alike, labels, count = [], [], [], 0
-    for features, known in _views(cache):
+    for features, known in _views(cache, HEADS_GRID):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            _, read = trunk(tower, tower.conv1.mix(features, tower.conv1.stem.classify(features.stride32)))
+            _, read = trunk(tower, tower.conv1.tokens(features)[0])
         intermediate.append(_map(read))
-        mixed = components.mix(features).flatten(2).mT
+        mixed = components.mix(features[0]).flatten(2).mT
         alike.append(_map(F.normalize(F.layer_norm(mixed, mixed.shape[-1:]), dim=-1)))
         labels.append(known)
         count += len(known)
@@ -103,7 +106,7 @@ def _fit(intermediate: Tensor, alike: Tensor, labels: Tensor, recipe: HeadsRecip
     for step in range(recipe.steps):
         drawn = [(of := kind.nonzero()[:, 0])[torch.randint(len(of), (n,))] for kind, n in kinds]
         chosen = torch.cat(drawn)
-        y, x = torch.randint(GRID - recipe.window + 1, (2,)).tolist()
+        y, x = torch.randint(HEADS_GRID - recipe.window + 1, (2,)).tolist()
         window = (..., slice(y, y + recipe.window), slice(x, x + recipe.window))
         features, label = intermediate[chosen][window].float(), labels[chosen][window]
         similar = F.normalize(heads.affinity_features(features).flatten(2), dim=1)
@@ -133,20 +136,20 @@ def _together(alike: Tensor, labels: Tensor, gamma: float) -> Tensor:
     return torch.where(pairs, (labels[:, :, None] == labels[:, None]).float(), teacher)
 
 
-def _views(cache: Path, masked_only: bool = False) -> Iterator[tuple[StemFeatures, Tensor]]:
-    """Batches of stem features and B x h x w labels at the middle of each token, from views of GRID tokens."""
+def _views(cache: Path, grid: int, masked_only: bool = False) -> Iterator[tuple[list[StemFeatures], Tensor]]:
+    """Batches of stem features and B x h x w labels at the middle of each token, from views of grid x grid tokens."""
     for file in sorted(cache.glob("*.pt")):
         shard = torch.load(file, weights_only=True, mmap=True)
-        if shard["stuff"].shape[-1] != GRID:
+        if shard["stuff"].shape[-1] != grid:
             continue
         rows = torch.arange(len(shard["voc"]))
         if masked_only:
             rows = rows[(shard["labels"] != NO_LABEL).flatten(1).any(dim=1)]
         for part in rows.split(AT_ONCE):
-            features = StemFeatures(*(shard[name][part].float() for name in StemFeatures._fields))
-            yield features, shard["labels"][part][:, 2::4, 2::4].long()
+            yield looks(shard, part), shard["labels"][part][:, 2::4, 2::4].long()
 
 
 def _map(tokens: Tensor) -> Tensor:
-    """B x P x C -> B x C x GRID x GRID, float16."""
-    return tokens.half().mT.unflatten(2, (GRID, GRID))
+    """B x P x C -> B x C x h x w of a square grid, float16."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens.half().mT.unflatten(2, (side, side))

@@ -17,16 +17,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
-from annotator.models.mini_clip import Stem, StemFeatures
+from annotator.models.mini_clip import Stem, StemFeatures, second_look
 from annotator.training.embedded.names import COCO, VOC_TO_COCO, weak_name
 
-SIDES = {320: 16, 224: 8}
-"""Side of the views in pixels -> views of every photo with masks; a photo without masks has one of each side.
-
-The larger shows a part of the photo in 20 x 20 tokens, the smaller most of it in 14 x 14, as CLIP-DIY's crops do.
-"""
-LEAST = {320: (0.3, 0.15), 224: (0.7, 0.3)}
-"""Side -> least share of the short side's square that a view shows, without and with masks."""
 LEFT_OUT = ("voc2007",)
 """Sources of the pool: VOC 2007 shares photos with VOC 2012, which is measured on."""
 STUFF_CELLS_FILE = Path(__file__).with_name("stuff_cells.npz")
@@ -34,6 +27,8 @@ STUFF_CELLS_FILE = Path(__file__).with_name("stuff_cells.npz")
 LABEL_STRIDE = 4
 SHARD = 256
 NO_LABEL = 255
+AGAIN = "again_"
+"""Before the names of a second look's features."""
 PASTED = 0.5  # share of labelled views with objects of another photo pasted in
 
 Pixels = NDArray[np.uint8]
@@ -47,6 +42,32 @@ class Photo:
     weak: str = ""
     labelled: bool = False
     voc: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Square views of one size in pixels.
+
+    masked:  how many of every photo with masks.
+    every:   of the photos without, one in so many has a view.
+    least:   least share of the short side's square that a view shows, without and with masks.
+    """
+
+    side: int
+    masked: int
+    every: int
+    least: tuple[float, float]
+
+    def of(self, unlabelled: Sequence[Photo], labelled: Sequence[Photo]) -> list[Photo]:
+        """The photo of each view."""
+        return [*unlabelled[:: self.every], *(photo for photo in labelled for _ in range(self.masked))]
+
+
+KINDS = (
+    Kind(320, masked=16, every=1, least=(0.3, 0.15)),  # a part of the photo
+    Kind(224, masked=8, every=1, least=(0.7, 0.3)),  # most of it, coarsely, as CLIP-DIY's crops do
+    Kind(448, masked=12, every=3, least=(0.5, 0.3)),  # most of it, looked at twice, as the sliding windows do
+)
 
 
 @dataclass
@@ -119,14 +140,15 @@ def masks_of(photo: Photo, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
     return labels, instances
 
 
-def crop(photo: Photo, rng: np.random.Generator, side: int) -> View:
-    """A random square view of `side` pixels, mirrored half the time, mild colour changes."""
+def crop(photo: Photo, rng: np.random.Generator, kind: Kind) -> View:
+    """A random square view, mirrored half the time, mild colour changes."""
+    side = kind.side
     image: Image.Image = Image.open(photo.path)
     if not photo.labelled:
         image.draft("RGB", (side, side))
     image = image.convert("RGB")
     width, height = image.size
-    seen = min(width, height) * rng.uniform(LEAST[side][photo.labelled], 1) ** 0.5
+    seen = min(width, height) * rng.uniform(kind.least[photo.labelled], 1) ** 0.5
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     w, h = min(seen * stretch, width), min(seen / stretch, height)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
@@ -167,30 +189,30 @@ def paste(onto: View, view: View, rng: np.random.Generator) -> View:
 class Shard:
     """Views that are stored in one file: the photos they are of, and the seed of each."""
 
-    side: int
+    kind: Kind
     photos: list[Photo]
     seeds: list[int]
 
 
 def plan(unlabelled: Sequence[Photo], labelled: Sequence[Photo], seed: int = 0) -> list[Shard]:
-    """One view per side of every unlabelled photo and several of every labelled one, mixed evenly."""
+    """Views of every kind, mixed evenly."""
     shards = []
-    for side, repeats in SIDES.items():
-        order = [*unlabelled, *(photo for photo in labelled for _ in range(repeats))]
-        mixed = np.random.default_rng([seed, side]).permutation(len(order))
+    for kind in KINDS:
+        order = kind.of(unlabelled, labelled)
+        mixed = np.random.default_rng([seed, kind.side]).permutation(len(order))
         for start in range(0, len(mixed), SHARD):
             chosen = mixed[start : start + SHARD].tolist()
-            shards.append(Shard(side, [order[i] for i in chosen], [int(i) for i in chosen]))
+            shards.append(Shard(kind, [order[i] for i in chosen], [int(i) for i in chosen]))
     return [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
 
 
 def views(shard: Shard, unlabelled: Sequence[Photo], labelled: Sequence[Photo], seed: int = 0) -> Iterator[View]:
     for photo, own in zip(shard.photos, shard.seeds, strict=True):
-        rng = np.random.default_rng([seed, shard.side, own])
-        view = crop(photo, rng, shard.side)
+        rng = np.random.default_rng([seed, shard.kind.side, own])
+        view = crop(photo, rng, shard.kind)
         if photo.labelled and rng.random() < PASTED:
             other = labelled if rng.random() < 0.5 else unlabelled
-            view = paste(crop(other[int(rng.integers(len(other)))], rng, shard.side), view, rng)
+            view = paste(crop(other[int(rng.integers(len(other)))], rng, shard.kind), view, rng)
         yield view
 
 
@@ -241,16 +263,15 @@ def store(
         chunk = views[start : start + batch]
         pixels = torch.from_numpy(np.stack([v.image for v in chunk])).to(device).permute(0, 3, 1, 2)
         images = (pixels.float() / 127.5 - 1).to(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
-            x = stem.net.bn1(stem.net.conv_stem(images))
-            taps = []
-            for index, stage in enumerate(stem.net.blocks):
-                x = stage(x)
-                taps += [x] if index in (2, 4) else []
-            features = StemFeatures(taps[0], taps[1], stem.net.bn2(stem.net.conv_head(x)))
         shown = torch.tensor([v.rows for v in chunk], dtype=torch.float32)
-        stuff = clusters([t.float().cpu() for t in (*taps, x)], images.float().cpu().contiguous(), shown)
-        rows = dict(zip(StemFeatures._fields, (f.half().cpu().contiguous() for f in features), strict=True))
+        small = second_look(images)
+        features, stuff = _look(images, shown, stem, clusters)
+        rows = features._asdict()
+        if small is not None:  # stuff at the scale that its cells were named at
+            again, stuff = _look(small, shown, stem, clusters)
+            rows |= {AGAIN + name: values for name, values in again._asdict().items()}
+            stuff = F.interpolate(stuff[:, None].float(), size=features.stride16.shape[-2:])[:, 0]
+        rows = {name: values.half().cpu().contiguous() for name, values in rows.items()}
         half = slice(LABEL_STRIDE // 2, None, LABEL_STRIDE)
         rows["labels"] = torch.from_numpy(np.stack([v.labels[half, half] for v in chunk]))
         rows["instances"] = torch.from_numpy(np.stack([v.instances[half, half] for v in chunk]))
@@ -262,3 +283,16 @@ def store(
     part = file.with_suffix(".part")
     torch.save({key: torch.cat(value) for key, value in columns.items()}, part)
     part.rename(file)
+
+
+@torch.inference_mode()
+def _look(images: Tensor, shown: Tensor, stem: Stem, clusters: StuffClusters) -> tuple[StemFeatures, Tensor]:
+    """-> stem features, and B x h x w index of a stuff name."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        x = stem.net.bn1(stem.net.conv_stem(images))
+        taps = []
+        for index, stage in enumerate(stem.net.blocks):
+            x = stage(x)
+            taps += [x] if index in (2, 4) else []
+        features = StemFeatures(taps[0], taps[1], stem.net.bn2(stem.net.conv_head(x)))
+    return features, clusters([t.float().cpu() for t in (*taps, x)], images.float().cpu().contiguous(), shown)
