@@ -102,24 +102,28 @@ def evaluate(
 ) -> None:
     """Score a run against ground truth: tables, Markdown, JSON, CSV and pictures."""
     from annotator import console
+    from annotator.errors import ConfigError
     from annotator.run import open_run
+    from evaluation import open_evaluation
     from evaluation.confusion import METRICS, evaluate_run
     from evaluation.report import write_report
     from evaluation.truth import open_truth
 
     opened, folder = open_run(run), out or run / "eval"
-    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    names = tuple(name.strip() for name in metrics.split(","))
+    for name in names:
+        if name not in (known := (*METRICS, *open_evaluation.METRICS)):
+            raise ConfigError(f"no metric {name!r}; known are {', '.join(known)}")
     if by_pixel := tuple(name for name in names if name in METRICS):
         evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), by_pixel)
         console.print_evaluation(evaluation, write_report(evaluation, folder))
     if by_segment := tuple(name for name in names if name not in METRICS):
         from annotator.run_networks import describer, networks_of
         from evaluation.human import HumanScores
-        from evaluation.open_evaluation import evaluate_open
         from evaluation.open_report import write_open_report
 
         networks = networks_of(opened, pack, device, parse_weights(weights))
-        scores = evaluate_open(
+        scores = open_evaluation.evaluate_open(
             opened,
             open_truth(truth, opened, truth_classes, own_classes=True),
             by_segment,
