@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annotator.commands import models, results, train
+from annotator.commands import evaluate, models, results, train
 from annotator.commands.arguments import RunArgument, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 
@@ -119,7 +119,7 @@ def status(
 
 
 app.command()(results.export)
-app.command("eval")(results.evaluate)
+app.command("eval")(evaluate.evaluate)
 app.command()(results.relabel)
 app.command()(results.show)
 

@@ -41,6 +41,8 @@ from evaluation.matching import (
 
 CLASSES_FILE = "classes.txt"
 NAMES_SHOWN = 8
+MODES = ("1", "L", "P", "I;16")
+"""Pillow's names of what a mask's PNG may hold."""
 STRANGER = IGNORE - 1
 """Stands in a table for values that name no class."""
 
@@ -188,19 +190,25 @@ def _tables(targets: Sequence[int]) -> dict[str, TruthMask]:
     return {"1": tables["L"], "P": tables["L"], **tables}
 
 
-def _read_mask(folder: Path, tables: dict[str, TruthMask], classes_from: str, name: str, size: Size) -> TruthMask:
-    """Straight through Pillow's PNG reader: a photo with a mask's name is refused, and the size is checked
+def read_indices(file: Path, size: Size) -> tuple[TruthMask, str]:
+    """H x W values of a PNG as they stand, and Pillow's name of what they are.
+
+    Straight through Pillow's PNG reader: a photo with a mask's name is refused, and the size is checked
     against the photo's before a pixel is decoded, so that no other size limit is needed."""
-    file = folder / name
     try:
         with PngImageFile(file) as image:
-            if image.mode not in tables:
+            if image.mode not in MODES:
                 raise TruthError(f"{file}: expected one channel of class indices, but found {image.mode}")
             refuse_other_size(str(file), (image.height, image.width), size)
-            values = np.asarray(image).astype(np.uint16)
-            table = tables[image.mode]
+            return np.asarray(image).astype(np.uint16), image.mode
     except (OSError, SyntaxError, ValueError) as error:
         raise TruthError(f"{file}: expected a PNG mask, but it cannot be read ({error})") from None
+
+
+def _read_mask(folder: Path, tables: dict[str, TruthMask], classes_from: str, name: str, size: Size) -> TruthMask:
+    file = folder / name
+    values, mode = read_indices(file, size)
+    table = tables[mode]
     mask = table[values]
     if (strange := values[mask == STRANGER]).size:
         known = int((table < STRANGER).sum())

@@ -1,4 +1,4 @@
-"""What becomes of a run: exports, scores, other labels, a look at one photo."""
+"""What becomes of a run: exports, other labels, a look at one photo."""
 
 from __future__ import annotations
 
@@ -76,62 +76,6 @@ def export(
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
     console.print_export(base.export(format, open_run(run), out or base.default_out(run, format), options))
-
-
-def evaluate(
-    run: RunArgument,
-    truth: Annotated[Path, typer.Option(help="Folder of mask PNGs, or a COCO .json.")],
-    metrics: Annotated[
-        str, typer.Option(help="Which metrics, by commas: miou; for free-text labels st, tt, recall, tgq.")
-    ] = "miou",
-    truth_classes: Annotated[
-        Path | None,
-        typer.Option(help="Class names of the mask PNGs' values.", show_default="classes.txt there, else the run's"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="RUN/eval")] = None,
-    human: Annotated[
-        Path | None, typer.Option(help="st, tt: CSV of path, segment, human (0 to 3), which verifies besides.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="tgq: a setting of zeroguide, such as captioner=retrieval."),
-    ] = None,
-    pack: PackOption = None,
-    weights: WeightsOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Score a run against ground truth: tables, Markdown, JSON, CSV and pictures."""
-    from annotator import console
-    from annotator.errors import ConfigError
-    from annotator.run import open_run
-    from evaluation import open_evaluation
-    from evaluation.confusion import METRICS, evaluate_run
-    from evaluation.report import write_report
-    from evaluation.truth import open_truth
-
-    opened, folder = open_run(run), out or run / "eval"
-    names = tuple(name.strip() for name in metrics.split(","))
-    for name in names:
-        if name not in (known := (*METRICS, *open_evaluation.METRICS)):
-            raise ConfigError(f"no metric {name!r}; known are {', '.join(known)}")
-    if by_pixel := tuple(name for name in names if name in METRICS):
-        evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), by_pixel)
-        console.print_evaluation(evaluation, write_report(evaluation, folder))
-    if by_segment := tuple(name for name in names if name not in METRICS):
-        from annotator.run_networks import describer, networks_of
-        from evaluation.human import HumanScores
-        from evaluation.open_report import write_open_report
-
-        networks = networks_of(opened, pack, device, parse_weights(weights))
-        scores = open_evaluation.evaluate_open(
-            opened,
-            open_truth(truth, opened, truth_classes, own_classes=True),
-            by_segment,
-            networks,
-            human=HumanScores.load(human) if human else None,
-            describe=lambda: describer(opened, networks, parse_settings(set_)),
-        )
-        console.print_open_evaluation(scores, write_open_report(scores, folder))
 
 
 def relabel(
