@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from annotator.commands.arguments import DeviceOption, WeightsOption, parse_weights
+from annotator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from annotator.commands.measure import Trained
+    from annotator.models.networks import Networks
+    from annotator.training.making import Plan
+    from annotator.training.provenance import Made
+
 app = typer.Typer(no_args_is_help=True, help="Making weights.")
+
+Images = Annotated[str, typer.Option(help="Photos: a folder, a glob in quotes, or a .txt with a path per line.")]
+Out = Annotated[Path, typer.Option(help="File to write, .safetensors; the same command resumes.")]
+PackName = Annotated[str, typer.Option(help="Weights of the other networks; see `annotate models`.")]
+Recipe = Annotated[
+    Literal["paper", "steady"] | None,
+    typer.Option(
+        help="paper: the paper's schedule. steady: for small networks, on whose features that one drifts or learns "
+        "nothing: found keeps the training-free masks as teachers throughout, heads sharpens the affinity's logit and "
+        "learns faster.",
+        show_default="steady for the embedded pack, else paper",
+    ),
+]
+KeepCrops = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|live",
+        help="N crops through the networks once and for all, or new crops in every step. heads keeps them on the disk "
+        "while it trains, 2.4 MB each with the papers' networks.",
+        show_default="paper: live, steady: 1000",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of crops and first weights.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Stop after so many; the same command goes on.", show_default="none")
+]
+BoardFolder = Annotated[Path | None, typer.Option(help="Write the curve for TensorBoard, too.", show_default="none")]
 
 
 @app.command()
@@ -62,3 +100,153 @@ def phrases(
             progress=lambda done, whole: report("phrases", done / whole, f"{done:,}"),
         )
     console.status(f"{len(bank.phrases):,} phrases → {out}")
+
+
+@app.command()
+def heads(
+    images: Images,
+    out: Out,
+    pack: PackName = "auto",
+    weights: WeightsOption = None,
+    recipe: Recipe = None,
+    photos: Annotated[
+        int | None, typer.Option(help="So many of the photos, evenly spread.", show_default="1000")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="The schedule is stretched to them; 0 only compares OUT.", show_default="paper: 6000, steady: 600"
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops per step.", show_default="16")] = None,
+    keep_crops: KeepCrops = None,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Threads that draw crops ahead; no weight depends on it.", show_default="by cores"),
+    ] = None,
+    minutes: Minutes = None,
+    tensorboard: BoardFolder = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TRUTH",
+            help="Then score maskclip, dinoiser with DINO's affinity and with these heads: masks or a COCO .json.",
+            show_default="none",
+        ),
+    ] = None,
+    compare_images: Annotated[str | None, typer.Option(help="The photos of --compare.", show_default="none")] = None,
+    vocab: Annotated[str | None, typer.Option(help="Class names for --compare.", show_default="none")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train CLIP-DINOiser's two heads on photos without labels: DINO teaches the affinity, FOUND what is an object."""
+    from annotator import console
+    from annotator.commands.measure import Comparison, compare_heads, comparison_lines
+    from annotator.training.making import make_heads
+
+    on = Comparison.of(compare, compare_images, vocab)
+    plan = _plan(recipe, steps, keep_crops, minutes, photos=photos, batch=batch, seed=seed, tensorboard=tensorboard)
+    trained = _make(make_heads, images, out, plan, pack, weights, device, workers)
+    if trained is not None and on is not None:
+        with console.stages() as report:
+            scores = compare_heads(trained, on, out.with_suffix(".compare"), report)
+        console.print_lines(comparison_lines(scores))
+
+
+@app.command()
+def found(
+    images: Images,
+    out: Out,
+    pack: PackName = "auto",
+    weights: WeightsOption = None,
+    recipe: Recipe = None,
+    photos: Annotated[
+        int | None, typer.Option(help="So many of the photos, evenly spread.", show_default="all")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="The schedule is stretched to them; 0 only scores OUT.", show_default="paper: 500, steady: 300"
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops per step.", show_default="50")] = None,
+    keep_crops: KeepCrops = None,
+    seed: Seed = 0,
+    minutes: Minutes = None,
+    tensorboard: BoardFolder = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Then score it: a folder of binary masks, STEM.png for each photo.", show_default="none"),
+    ] = None,
+    truth_images: Annotated[str | None, typer.Option(help="The photos of --truth.", show_default="none")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train FOUND's decoder on photos without labels: from its training-free masks, then from its own predictions."""
+    from annotator import console
+    from annotator.commands.measure import saliency, saliency_lines
+    from annotator.images import open_source
+    from annotator.training.making import make_found
+
+    if (truth is None) != (truth_images is None):
+        raise ConfigError("expected --truth and --truth-images together, but one is missing; give it")
+    if truth_images is not None:
+        open_source(truth_images)
+    plan = _plan(recipe, steps, keep_crops, minutes, photos=photos, batch=batch, seed=seed, tensorboard=tensorboard)
+    trained = _make(make_found, images, out, plan, pack, weights, device)
+    if trained is not None and truth is not None and truth_images is not None:
+        with console.stages() as report:
+            scores = saliency(trained, truth_images, truth, report)
+        console.print_lines(saliency_lines(scores))
+
+
+def _plan(
+    recipe: Literal["paper", "steady"] | None,
+    steps: int | None,
+    keep_crops: str | None,
+    minutes: float | None,
+    **others: Any,
+) -> Plan | None:
+    """None for no steps."""
+    from annotator.training.making import Plan
+
+    if keep_crops is not None and keep_crops != "live" and not keep_crops.isdecimal():
+        raise ConfigError(f"--keep-crops: expected a number of crops or `live`, but got {keep_crops!r}")
+    keep = None if keep_crops is None else 0 if keep_crops == "live" else int(keep_crops)
+    bound = math.inf if minutes is None else minutes
+    return None if steps == 0 else Plan(recipe, steps=steps, keep=keep, minutes=bound, **others)
+
+
+def _make(
+    make: Callable[[str, Networks, Path, Plan], Made | None],
+    images: str,
+    out: Path,
+    plan: Plan | None,
+    pack: str,
+    weights: list[str] | None,
+    device: str,
+    workers: int | None = 0,
+) -> Trained | None:
+    """Trains and says how it went; None where it was stopped. plan: None takes `out` as it is."""
+    from dataclasses import replace
+
+    from annotator import console
+    from annotator.commands.measure import Trained
+    from annotator.models.packs import open_networks
+    from labelers.base import find
+
+    given = parse_weights(weights)
+    networks = open_networks(pack, find("dinoiser").spec, device, weights=given)
+    trained = Trained(out, pack, given, device)
+    if plan is None:
+        if not out.is_file():
+            raise ConfigError(f"{out}: expected trained weights for --steps 0, but there are none; leave --steps out")
+        return trained
+    threads = networks.decode_workers if workers is None else workers
+    with console.stages() as report:
+        made = make(images, networks, out, replace(plan, workers=threads, report=report))
+    if made is None:
+        console.status("stopped; the same command goes on")
+        return None
+    held = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in made["held"].items())
+    console.status(f"{made['photos']['count']:,} photos → {out}; held out: {held}")
+    return trained

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,11 @@ class PhotoCrops:
     def __len__(self) -> int:
         return len(self._refs)
 
+    @property
+    def paths(self) -> list[str]:
+        """Relative to their common folder."""
+        return [ref.path for ref in self._refs]
+
     def draw(self, count: int, random: torch.Generator) -> Crops:
         """Of random photos; the same for a generator in the same state."""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=random)))
@@ -77,6 +83,22 @@ class PhotoCrops:
             except ImageError as error:
                 reason = error
         raise ConfigError(f"{self._images}: expected photos to train on, but {TRIES} of them cannot be read ({reason})")
+
+
+def ahead(draw: Callable[[int], Crops], workers: int) -> Callable[[int], Crops]:
+    """`draw`, a function of the step alone, with the next steps under way in so many threads; 0: as it is."""
+    if not workers:
+        return draw
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
+    under_way: dict[int, Future[Crops]] = {}
+
+    def drawn(step: int) -> Crops:
+        for each in range(step, step + workers + 1):
+            if each not in under_way:
+                under_way[each] = pool.submit(draw, each)
+        return under_way.pop(step).result()
+
+    return drawn
 
 
 def _crop(photo: Image.Image, recipe: CropRecipe, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.bool_]]:

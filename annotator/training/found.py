@@ -66,6 +66,8 @@ class Seeded:
 
 Batches = Callable[[int], Sequence[Seeded]]
 """Step -> its crops; the same whenever it is asked for."""
+Watch = Callable[[int, nn.Conv2d, float], None]
+"""Steps done, the decoder so far, and the loss of the last step."""
 
 
 def train_found(
@@ -76,6 +78,7 @@ def train_found(
     checkpoint: Path | None = None,
     minutes: float = math.inf,
     report: Report | None = None,
+    watch: Watch | None = None,
 ) -> nn.Conv2d | None:
     """-> the decoder (named as published: `weight`, `bias`), or None when stopped after `minutes`; see `loop.train`.
 
@@ -104,7 +107,13 @@ def train_found(
     def rate_at(step: int) -> float:
         return recipe.decay ** (step // recipe.decay_every)
 
-    done = train(decoder, optimiser, loss_at, rate_at, recipe, checkpoint=checkpoint, minutes=minutes, report=report)
+    def tell(step: int, loss: float) -> None:
+        if report:
+            report(step, loss)
+        if watch:
+            watch(step, decoder, loss)
+
+    done = train(decoder, optimiser, loss_at, rate_at, recipe, checkpoint=checkpoint, minutes=minutes, report=tell)
     return decoder.eval().requires_grad_(False) if done else None
 
 
@@ -117,13 +126,23 @@ def live_batches(dino: Dino, photos: PhotoCrops, recipe: FoundRecipe) -> Batches
     return batch
 
 
-def kept_batches(dino: Dino, photos: PhotoCrops, crops: int, recipe: FoundRecipe) -> Batches:
-    """So many crops, through `dino` once and for all (in float16); every step draws its batch of them."""
+def kept_batches(
+    dino: Dino,
+    photos: PhotoCrops,
+    crops: int,
+    recipe: FoundRecipe,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Batches:
+    """So many crops, through `dino` once and for all (in float16); every step draws its batch of them.
+
+    progress: told how many of how many are made.
+    """
     kept: list[Seeded] = []
     while len(kept) < crops:
         random = random_of(recipe.seed + 1, len(kept))
         for one in seeded_crops(dino, photos, min(recipe.batch, crops - len(kept)), recipe, random):
             kept.append(replace(one, keys=one.keys.half()))
+        progress(len(kept), crops)
 
     def batch(step: int) -> list[Seeded]:
         return [kept[i] for i in torch.randint(crops, (recipe.batch,), generator=random_of(recipe.seed, step)).tolist()]
@@ -174,6 +193,15 @@ def _solver(photo: Pixels, recipe: FoundRecipe) -> BilateralSolver:
     blocks = photo[:height, :width].reshape(height // stride, stride, width // stride, stride, 3)
     small = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
     return BilateralSolver(small, replace(recipe.solver, spatial=recipe.solver.spatial / stride))
+
+
+@torch.no_grad()
+def looked_at(decoder: nn.Conv2d, held: Sequence[Seeded]) -> tuple[float, float]:
+    """-> the share of the photos' tokens that are objects to the decoder (near 0 or 1: it has drifted), and the IoU of
+    these objects with the training-free masks."""
+    found = torch.cat([(decoder(one.keys[None].float())[0, 0] > 0)[one.known] for one in held])
+    seeds = torch.cat([one.seeds[one.known] > CUT for one in held])
+    return float(found.float().mean()), float((found & seeds).sum() / (found | seeds).sum().clamp(min=1))
 
 
 def decoder_state(decoder: nn.Conv2d) -> dict[str, Tensor]:

@@ -18,11 +18,12 @@ from annotator.models.clip import DenseClip
 from annotator.models.dino import Dino
 from annotator.models.found import Found
 from annotator.models.heads import DinoiserHeads
-from annotator.training.crops import CropRecipe, PhotoCrops
+from annotator.training.crops import CropRecipe, Crops, PhotoCrops, ahead
 from annotator.training.loop import Report, random_of, train
 
 OBJECT = 0.5
 """FOUND's cut."""
+HELD_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ class Taught:
     alike: Tensor
     objects: Tensor
 
+    def to(self, device: str) -> Taught:
+        return Taught(self.intermediate.to(device), self.alike.to(device), self.objects.to(device))
+
 
 Batches = Callable[[int], Taught]
 """Step -> its crops; the same whenever it is asked for."""
+Watch = Callable[[int, DinoiserHeads, float, float], None]
+"""Steps done, the heads so far, and the losses of g and of h in the last step."""
 
 
 def train_heads(
@@ -74,6 +80,7 @@ def train_heads(
     checkpoint: Path | None = None,
     minutes: float = math.inf,
     report: Report | None = None,
+    watch: Watch | None = None,
 ) -> DinoiserHeads | None:
     """-> the heads, or None when stopped after `minutes`; see `loop.train`. width: D of the intermediate features."""
     with torch.random.fork_rng(devices=()):
@@ -85,30 +92,62 @@ def train_heads(
     ]
     optimiser = torch.optim.AdamW(groups)
 
+    losses: list[Tensor] = []
+
     def loss_at(step: int) -> Tensor:
-        taught = batches(step)
-        return affinity_loss(heads, taught, recipe) + objectness_loss(heads, taught)
+        taught = batches(step).to(device)
+        losses[:] = affinity_loss(heads, taught, recipe), objectness_loss(heads, taught)
+        return losses[0] + losses[1]
 
     def rate_at(step: int) -> float:
         return recipe.decay if step >= recipe.decay_from else 1.0
 
-    done = train(heads, optimiser, loss_at, rate_at, recipe, checkpoint=checkpoint, minutes=minutes, report=report)
+    def tell(step: int, loss: float) -> None:
+        if report:
+            report(step, loss)
+        if watch:
+            watch(step, heads, float(losses[0].detach()), float(losses[1].detach()))
+
+    done = train(heads, optimiser, loss_at, rate_at, recipe, checkpoint=checkpoint, minutes=minutes, report=tell)
     return heads.eval().requires_grad_(False) if done else None
 
 
 def affinity_loss(heads: DinoiserHeads, taught: Taught, recipe: HeadsRecipe) -> Tensor:
     """L_c: binary cross-entropy of A^phi against D = A^xi > gamma, mean over all pairs of patches."""
-    own = F.normalize(heads.affinity_features(taught.intermediate.float()).flatten(2), dim=1)
-    teacher = taught.alike.float().flatten(2)
-    together = (teacher.mT @ teacher > recipe.gamma).float()  # D, B x P x P
-    logits = recipe.scale * ((own.mT @ own).clamp(min=0) - recipe.offset)
-    return F.binary_cross_entropy_with_logits(logits, together)
+    cosines, together = _pairs(heads, taught, recipe.gamma)
+    logits = recipe.scale * (cosines.clamp(min=0) - recipe.offset)
+    return F.binary_cross_entropy_with_logits(logits, together.float())
 
 
 def objectness_loss(heads: DinoiserHeads, taught: Taught) -> Tensor:
     """L_m: binary cross-entropy of h against FOUND's masks."""
     logits = heads.bkg_decoder(F.normalize(taught.intermediate.float(), dim=1))[:, 0]
     return F.binary_cross_entropy_with_logits(logits, taught.objects.float())
+
+
+@torch.no_grad()
+def agreement(heads: DinoiserHeads, taught: Taught, gamma: float) -> tuple[float, float]:
+    """How well A^phi finds the teacher's D, over all pairs of two patches of a crop.
+
+    -> average precision (of equal cosines none comes first), and what chance would reach: the share of pairs in D.
+    """
+    cosines, together = _pairs(heads, taught, gamma)
+    first, second = torch.triu_indices(cosines.shape[1], cosines.shape[1], 1, device=cosines.device)
+    scores, order = cosines[:, first, second].flatten().sort(descending=True)
+    hits = together[:, first, second].flatten()[order].double().cumsum(dim=0)
+    last = torch.ones_like(scores, dtype=torch.bool)  # of its equals
+    last[:-1] = scores[1:] != scores[:-1]
+    found = torch.arange(1, len(scores) + 1, device=scores.device)[last]
+    precision, recall = hits[last] / found, hits[last] / hits[-1].clamp(min=1)
+    gained = recall.diff(prepend=recall.new_zeros(1))
+    return float((precision * gained).sum()), float(hits[-1] / len(scores))
+
+
+def _pairs(heads: DinoiserHeads, taught: Taught, gamma: float) -> tuple[Tensor, Tensor]:
+    """-> B x P x P each: cosines of g, and the teacher's D (bool)."""
+    own = F.normalize(heads.affinity_features(taught.intermediate.float()).flatten(2), dim=1)
+    teacher = taught.alike.float().flatten(2)
+    return own.mT @ own, teacher.mT @ teacher > gamma
 
 
 @torch.inference_mode()
@@ -122,12 +161,14 @@ def teach(images: Tensor, clip: DenseClip, dino: Dino, found: Found) -> Taught:
     return Taught(intermediate, alike, objects)
 
 
-def live_batches(clip: DenseClip, dino: Dino, found: Found, photos: PhotoCrops, recipe: HeadsRecipe) -> Batches:
-    """New crops in every step, through all three networks as they come."""
+def live_batches(
+    clip: DenseClip, dino: Dino, found: Found, photos: PhotoCrops, recipe: HeadsRecipe, workers: int = 0
+) -> Batches:
+    """New crops in every step, through all three networks as they come. workers: threads that draw crops ahead."""
+    draw = ahead(lambda step: photos.draw(recipe.batch, random_of(recipe.seed, step)), workers)
 
     def batch(step: int) -> Taught:
-        crops = photos.draw(recipe.batch, random_of(recipe.seed, step))
-        return _plain(teach(crops.images().to(clip.device), clip, dino, found))
+        return _plain(teach(draw(step).images().to(clip.device), clip, dino, found))
 
     return batch
 
@@ -143,16 +184,30 @@ def kept_batches(kept: Taught, recipe: HeadsRecipe) -> Batches:
 
 
 def keep(clip: DenseClip, dino: Dino, found: Found, photos: PhotoCrops, crops: int, recipe: HeadsRecipe) -> Taught:
-    """So many crops through all three networks, in float16 on the CPU."""
-    parts = []
-    for start in range(0, crops, recipe.batch):
-        drawn = photos.draw(min(recipe.batch, crops - start), random_of(recipe.seed + 1, start))
-        parts.append(teach(drawn.images().to(clip.device), clip, dino, found))
+    """So many crops through all three networks, in float16 on the CPU; `taught.keep_on_disk` is for more of them."""
+    draw = kept_crops(photos, crops, recipe)
+    drawn = (draw(number) for number in range(math.ceil(crops / recipe.batch)))
+    parts = [teach(part.images().to(clip.device), clip, dino, found) for part in drawn]
     return Taught(
         torch.cat([part.intermediate.half().cpu() for part in parts]),
         torch.cat([part.alike.half().cpu() for part in parts]),
         torch.cat([part.objects.cpu() for part in parts]),
     )
+
+
+def kept_crops(photos: PhotoCrops, crops: int, recipe: HeadsRecipe, workers: int = 0) -> Callable[[int], Crops]:
+    """Number of a batch -> the crops of it that are kept."""
+
+    def draw(number: int) -> Crops:
+        start = number * recipe.batch
+        return photos.draw(max(min(recipe.batch, crops - start), 1), random_of(recipe.seed + 1, start))
+
+    return ahead(draw, workers)
+
+
+def held_crops(photos: PhotoCrops, crops: int) -> Crops:
+    """Not trained on, whatever the seed: to measure with."""
+    return photos.draw(crops, random_of(HELD_SEED, 0))
 
 
 def _to_grid(features: Tensor, like: Tensor) -> Tensor:

@@ -9,27 +9,12 @@ import argparse
 import time
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from annotator.models.objectness import SHORT_SIDE, photo_objectness
 from annotator.models.packs import resolve_pack
 from annotator.training.bilateral import BilateralSolver
 from evaluation.saliency import Pixels, Soft, score_folder
-
-
-def on_photo(photo: Pixels, short_side: int, patch: int, maps: Callable[[Tensor], Tensor]) -> Soft:
-    """The photo at that short side through `maps` (1 x 3 x H x W in [0, 1] -> 1 x h x w), back at its own size."""
-    height, width = photo.shape[:2]
-    scale = short_side / min(height, width)
-    size = (round(height * scale), round(width * scale))
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
-    image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
-    soft = maps(image)[:, None]
-    padded = F.interpolate(soft, scale_factor=patch, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
-    whole = F.interpolate(padded, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
-    return np.asarray(whole.clamp(0, 1).numpy(), dtype=np.float64)
 
 
 def main() -> None:
@@ -38,7 +23,7 @@ def main() -> None:
     parser.add_argument("masks")
     parser.add_argument("--pack", default="embedded")
     parser.add_argument("--by", default="found,found-bkg,head")
-    parser.add_argument("--short-side", type=int, default=448)
+    parser.add_argument("--short-side", type=int, default=SHORT_SIDE)
     parser.add_argument("--weights", nargs="*", default=[], metavar="SLOT=FILE")
     arguments = parser.parse_args()
     weights = dict(pair.split("=", 1) for pair in arguments.weights)
@@ -53,7 +38,7 @@ def main() -> None:
 
         def objectness(photo: Pixels, way: str = way, patch: int = patch) -> Soft:
             with networks.inference():
-                return on_photo(photo, arguments.short_side, patch, ways[way])
+                return photo_objectness(photo, patch, ways[way], arguments.short_side)
 
         for name, refine in (
             ("", None),
