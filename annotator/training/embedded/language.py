@@ -49,7 +49,7 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warm_up: int = 100
-    steps: int = 4000
+    steps: int = 6000
     held_out: float = 0.05
     repeats: int = 3
     min_count: int = 2
