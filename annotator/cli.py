@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from annotator.commands import evaluate, models, results, train
-from annotator.commands.arguments import RunArgument, WeightsOption, parse_settings, parse_weights
+from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -50,10 +50,7 @@ def run(
         typer.Option(help="Weights: paper, embedded, auto or a .yaml; see `annotate models`.", show_default="auto"),
     ] = None,
     weights: WeightsOption = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A labeler's setting, such as delta=0.9; repeatable."),
-    ] = None,
+    set_: SetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these options; flags win over it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="auto")] = None,
     precision: Annotated[
@@ -137,12 +134,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     labeler: Annotated[str, typer.Option(help="Method; see `annotate labelers`.")] = "dinoiser",
     pack: Annotated[str, typer.Option(help="Weights; see `annotate models`.")] = "embedded",
+    set_: SetOption = None,
 ) -> None:
     """Label a few sample photos and write masks, overlays, COCO and overview.png."""
     from annotator import console
     from annotator.demo import make_demo
+    from labelers.base import find
 
-    console.print_demo(make_demo(out, labeler, pack, console.status))
+    overview = make_demo(out, labeler, pack, console.status, parse_settings(set_))
+    classes = f" --vocab {out / 'classes.txt'}" if find(labeler).spec.needs_vocabulary else ""
+    console.print_demo(overview, f"annotate run --labeler {labeler} --images DIR{classes}")
 
 
 def _version(wanted: bool) -> None:

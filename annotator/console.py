@@ -318,13 +318,14 @@ def print_picture(picture: Path) -> None:
     out.print(f"picture → {escape(str(picture))}")
 
 
-def print_demo(overview: Path) -> None:
+def print_demo(overview: Path, own_photos: str) -> None:
+    """own_photos: the command for them."""
     folder = overview.parent
     out.print(
         f"look at [bold]{escape(str(overview))}[/]; "
         f"masks, overlays, labels.json and the run lie in {escape(str(folder))}"
     )
-    out.print(f"your own photos: annotate run --images DIR --vocab {escape(str(folder / 'classes.txt'))}")
+    out.print(f"your own photos: {escape(own_photos)}")
 
 
 def count(number: int, noun: str) -> str:

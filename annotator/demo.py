@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,7 +13,8 @@ from PIL import Image, ImageDraw
 from annotator.config import RunConfig
 from annotator.errors import ConfigError
 from annotator.fonts import font_for
-from annotator.run import open_run
+from annotator.run import RunReader, open_run
+from annotator.show import draw
 from exporters import base as exporters
 from labelers.base import find
 
@@ -43,18 +45,26 @@ SKLEARN = ("china.jpg", "flower.jpg")
 TILE, PAD, BANNER = 480, 12, 56
 
 
-def make_demo(out: Path, labeler: str, pack: str, say: Callable[[str], None]) -> Path:
-    """Photos, masks, overlays, COCO and a contact sheet below `out`; returns the contact sheet."""
+def make_demo(
+    out: Path, labeler: str, pack: str, say: Callable[[str], None], settings: dict[str, Any] | None = None
+) -> Path:
+    """Photos, masks, overlays, COCO and a contact sheet below `out`; returns the contact sheet.
+
+    A labeler that names its own classes gets pictures of its segments with their captions, too, for the sheet.
+    """
     from annotator import pipeline
 
-    photos, vocab = out / "photos", out / "classes.txt"
+    photos, spec = out / "photos", find(labeler).spec
     say(f"writing sample photos to {photos}")
     write_photos(photos)
-    background = "background\n" if find(labeler).spec.needs_background else ""  # sky and trees are classes here
-    vocab.write_text(background + CLASSES, encoding="utf-8")
-
     config = RunConfig(
-        images=str(photos), labeler=labeler, vocab=str(vocab), pack=pack, out=str(out / "run"), overwrite=True
+        images=str(photos),
+        labeler=labeler,
+        vocab=str(_write_classes(out, spec.needs_background)) if spec.needs_vocabulary else None,
+        pack=pack,
+        out=str(out / "run"),
+        overwrite=True,
+        settings=settings or {},
     )
     job = pipeline.prepare(config)
     say(f"labelling them with {labeler} and the pack {job.networks.pack}")
@@ -65,10 +75,29 @@ def make_demo(out: Path, labeler: str, pack: str, say: Callable[[str], None]) ->
         if (out / target).is_dir():
             shutil.rmtree(out / target)
         exporters.export(name, run, out / target)
+    pictures = out / "overlays"
+    if not spec.needs_vocabulary:
+        pictures = out / "captions"
+        _draw_captions(run, pictures)
     overview = out / "overview.png"
     title = f"{labeler}, pack {job.networks.pack}"
-    contact_sheet(sorted((out / "overlays").glob("*.jpg")), title).save(overview)
+    contact_sheet(sorted(pictures.glob("*.jpg")), title).save(overview)
     return overview
+
+
+def _write_classes(out: Path, background: bool) -> Path:
+    """Sky and trees are classes here, so that a background is there only where a labeler needs one."""
+    file = out / "classes.txt"
+    file.write_text(("background\n" if background else "") + CLASSES, encoding="utf-8")
+    return file
+
+
+def _draw_captions(run: RunReader, folder: Path) -> None:
+    """Every segment with its caption on it."""
+    folder.mkdir(exist_ok=True)
+    for record in run.records():
+        with Image.open(run.image_root / record.path) as photo:
+            draw(record, np.asarray(photo.convert("RGB"))).save(folder / record.path, quality=92)
 
 
 def write_photos(folder: Path) -> None:
@@ -100,13 +129,13 @@ def contact_sheet(overlays: list[Path], title: str) -> Image.Image:
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for _, tile in row) + 2 * PAD + 14 for row in rows]
     sheet = Image.new("RGB", (columns * (TILE + PAD) + PAD, BANNER + sum(heights)), (255, 255, 255))
-    draw = ImageDraw.Draw(sheet)
-    draw.text((PAD, BANNER / 2), title, (38, 43, 51), font_for((), 28), anchor="lm")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((PAD, BANNER / 2), title, (38, 43, 51), font_for((), 28), anchor="lm")
     y = BANNER
     for row, height in zip(rows, heights, strict=True):
         for column, (name, tile) in enumerate(row):
             x = PAD + column * (TILE + PAD)
-            draw.text((x, y), name, (38, 43, 51), font_for((), 14))
+            pen.text((x, y), name, (38, 43, 51), font_for((), 14))
             sheet.paste(tile, (x, y + 14 + PAD // 2))
         y += height
     return sheet

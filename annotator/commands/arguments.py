@@ -14,6 +14,10 @@ PackOption = Annotated[
 WeightsOption = Annotated[
     list[str] | None, typer.Option(metavar="ROLE=FILE", help="Weights file for one role of the pack; repeatable.")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A labeler's setting, such as delta=0.9; repeatable."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 

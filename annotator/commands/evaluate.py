@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from annotator.commands.arguments import DeviceOption, PackOption, WeightsOption, parse_settings, parse_weights
+from annotator.commands.arguments import (
+    DeviceOption,
+    PackOption,
+    SetOption,
+    WeightsOption,
+    parse_settings,
+    parse_weights,
+)
 
 BENCHMARKS = "Benchmarks"
 
@@ -36,10 +43,7 @@ def evaluate(
     human: Annotated[
         Path | None, typer.Option(help="st, tt: CSV of path, segment, human (0 to 3), which verifies besides.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the labeler; tgq: of zeroguide."),
-    ] = None,
+    set_: SetOption = None,
     pack: PackOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
