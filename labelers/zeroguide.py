@@ -39,7 +39,7 @@ CAPTIONS_KEPT = 10_000
 class ZeroguideParameters:
     """Explained in configs/labelers/zeroguide.yaml."""
 
-    captioner: Literal["zerocap", "retrieval", "none"]
+    captioner: Literal["zerocap", "retrieval", "none"] | None
     merge: bool
     threshold: float
     patches: int

@@ -25,11 +25,12 @@ class Captioner(Protocol):
 class CaptionParameters(Protocol):
     """What a labeler lets its user choose.
 
+    captioner: None is `retrieval` with the embedded pack, whose language model is small, else `zerocap`, the paper's.
     caption_steps: gradient steps per token. max_tokens: the longest caption. block_capitalised: no names.
     """
 
     @property
-    def captioner(self) -> str: ...
+    def captioner(self) -> str | None: ...
     @property
     def caption_steps(self) -> int: ...
     @property
@@ -42,11 +43,12 @@ class CaptionParameters(Protocol):
 
 def make_captioner(networks: Networks, parameters: CaptionParameters) -> Captioner | None:
     """The captioner of that name over the pack's networks; None for "none"."""
-    if parameters.captioner == "none":
+    name = parameters.captioner or ("retrieval" if networks.pack == "embedded" else "zerocap")
+    if name == "none":
         return None
-    if parameters.captioner == "retrieval":
+    if name == "retrieval":
         return Retrieval(networks.phrases, networks.clip)
-    if parameters.captioner == "zerocap":
+    if name == "zerocap":
         options = ZeroCapOptions(
             gradient_steps=parameters.caption_steps,
             beam=parameters.beam,
@@ -54,4 +56,4 @@ def make_captioner(networks: Networks, parameters: CaptionParameters) -> Caption
             block_capitalised=parameters.block_capitalised,
         )
         return ZeroCap(networks.lm, networks.clip, options)
-    raise ConfigError(f"captioner: expected one of {', '.join(CAPTIONERS)}, but found {parameters.captioner!r}")
+    raise ConfigError(f"captioner: expected one of {', '.join(CAPTIONERS)}, but found {name!r}")

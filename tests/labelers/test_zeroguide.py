@@ -235,7 +235,7 @@ def test_its_defaults_are_the_papers() -> None:
     }
     options = defaults.oversegmentation()
     assert (options.patches * 8, options.overlap, options.segments, options.same) == (224, None, 20, 0.9)
-    assert (defaults.merge, defaults.threshold, defaults.captioner) == (True, 0.8, "zerocap")
+    assert (defaults.merge, defaults.threshold, defaults.captioner) == (True, 0.8, None)
 
 
 @pytest.mark.parametrize(

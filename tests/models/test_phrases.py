@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from annotator.errors import WeightsError
 from annotator.models.captions import make_captioner
 from annotator.models.clip import DenseClip
+from annotator.models.networks import Networks
 from annotator.models.packs import read_pack
 from annotator.models.phrases import PhraseBank, Retrieval, embed_phrases, load_phrases, save_phrases
 from annotator.models.weights import read_state
+from annotator.models.zerocap import ZeroCap
 
 WORDS = [f"thing {number}" for number in range(200)]
 
@@ -88,11 +91,22 @@ def test_the_bank_of_other_weights_is_refused() -> None:
         Retrieval(PhraseBank(WORDS, drawn(200, width=8).half()), clip)
 
 
+@dataclass
+class Retrieve:
+    captioner: str | None = "retrieval"
+    caption_steps, beam, max_tokens, block_capitalised = 5, 5, 15, False
+
+
+def test_only_the_embedded_pack_retrieves_by_itself() -> None:
+    clip = tiny.clip().float()
+    networks = Networks.of(clip=clip, lm=tiny.gpt2(), phrases=PhraseBank(WORDS, embed_phrases(clip, WORDS).half()))
+    assert isinstance(make_captioner(networks, Retrieve(None)), ZeroCap)
+    networks.pack = "embedded"
+    assert isinstance(make_captioner(networks, Retrieve(None)), Retrieval)
+
+
 def test_a_pack_brings_its_bank(tmp_path: Path) -> None:
     """From the pack's YAML to captions."""
-
-    class Retrieve:
-        captioner, caption_steps, beam, max_tokens, block_capitalised = "retrieval", 5, 5, 15, False
 
     clip = tiny.clip().float()
     bank = PhraseBank(WORDS, embed_phrases(clip, WORDS).half())
