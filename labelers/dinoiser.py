@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.models.clip import DenseFeatures
-from annotator.models.heads import affinity, guided_pooling
+from annotator.models.heads import affinity, guided_pooling, to_grid
 from annotator.models.packs import Networks
 from labelers.base import LabelerSpec, register
 from labelers.dense import WindowLabeler, WindowParameters, check_shares
@@ -67,7 +67,7 @@ class Dinoiser(WindowLabeler):
         elif self._dino is not None:
             attention = self._dino.last_attention(windows)
             values = F.normalize(attention.as_map(attention.values), dim=1)
-            features = _to_grid(values, clip.maskclip)
+            features = to_grid(values, clip.maskclip)
         else:
             assert self._heads is not None
             features = self._heads.affinity_features(clip.intermediate)
@@ -76,13 +76,6 @@ class Dinoiser(WindowLabeler):
     def _foreground(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
         """B x h x w bool: where the trained h, or FOUND (its teacher), sees an object."""
         if self._found is not None:
-            return _to_grid(self._found.objectness(windows)[:, None], clip.maskclip)[:, 0] > 0.5
+            return to_grid(self._found.objectness(windows)[:, None], clip.maskclip)[:, 0] > 0.5
         assert self._heads is not None
         return self._heads.objectness(clip.intermediate) > 0.5
-
-
-def _to_grid(features: Tensor, like: Tensor) -> Tensor:
-    """Bilinearly to the token grid of `like`, where it differs."""
-    if features.shape[-2:] == like.shape[-2:]:
-        return features
-    return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -50,3 +50,10 @@ def load_heads(state: dict[str, Tensor]) -> DinoiserHeads:
     heads = DinoiserHeads(width=kernel.shape[1], affinity_width=kernel.shape[0])
     load_strict(heads, state, role="heads", what="CLIP-DINOiser's heads")
     return heads.eval().requires_grad_(False)
+
+
+def to_grid(features: Tensor, like: Tensor) -> Tensor:
+    """Bilinearly to the grid of patches of `like`, where it differs."""
+    if features.shape[-2:] == like.shape[-2:]:
+        return features
+    return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)

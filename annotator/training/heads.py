@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from annotator.models.clip import DenseClip
 from annotator.models.dino import Dino
 from annotator.models.found import Found
-from annotator.models.heads import DinoiserHeads
+from annotator.models.heads import DinoiserHeads, to_grid
 from annotator.training.crops import CropRecipe, Crops, PhotoCrops, ahead
 from annotator.training.loop import Report, random_of, train
 
@@ -156,8 +156,8 @@ def teach(images: Tensor, clip: DenseClip, dino: Dino, found: Found) -> Taught:
     intermediate = clip.dense(images).intermediate
     attention = dino.last_attention(images)
     values = F.normalize(attention.as_map(attention.values), dim=1)
-    alike = F.normalize(_to_grid(values, intermediate), dim=1)
-    objects = _to_grid(found.objectness(images)[:, None], intermediate)[:, 0] > OBJECT
+    alike = F.normalize(to_grid(values, intermediate), dim=1)
+    objects = to_grid(found.objectness(images)[:, None], intermediate)[:, 0] > OBJECT
     return Taught(intermediate, alike, objects)
 
 
@@ -208,13 +208,6 @@ def kept_crops(photos: PhotoCrops, crops: int, recipe: HeadsRecipe, workers: int
 def held_crops(photos: PhotoCrops, crops: int) -> Crops:
     """Not trained on, whatever the seed: to measure with."""
     return photos.draw(crops, random_of(HELD_SEED, 0))
-
-
-def _to_grid(features: Tensor, like: Tensor) -> Tensor:
-    """Bilinearly to the grid of patches of `like`, where it differs."""
-    if features.shape[-2:] == like.shape[-2:]:
-        return features
-    return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _plain(taught: Taught) -> Taught:
