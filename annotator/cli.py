@@ -11,6 +11,7 @@ import typer
 from annotator.commands import evaluate, models, results, train
 from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
+from annotator.models.devices import keep_freed_memory
 
 EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -167,6 +168,7 @@ def main() -> None:
     """Entry point: an error of the user is one line, an error of ours names the way to its traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    keep_freed_memory()
     try:
         app()
     except AnnotatorError as error:

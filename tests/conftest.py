@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from annotator.models.compat import prepare_torchvision
+from annotator.models.devices import keep_freed_memory
+
+keep_freed_memory()  # as `annotate` does
 
 
 @pytest.fixture(scope="session", autouse=True)

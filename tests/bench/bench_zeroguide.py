@@ -15,6 +15,7 @@ import annotator
 from annotator.config import parse_setting
 from annotator.decode import decode
 from annotator.images import open_source
+from annotator.models.devices import keep_freed_memory
 from labelers import zeroguide
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -48,6 +49,7 @@ def main() -> None:
     settings = dict(parse_setting(pair) for pair in arguments.set)
     files = [ref.file for ref, _ in zip(open_source(arguments.images), range(arguments.limit), strict=False)]
 
+    keep_freed_memory()
     seconds: Counter[str] = Counter()
     zeroguide.oversegment = timed(seconds, "over-segments", zeroguide.oversegment)
     embedder = zeroguide.SegmentEmbedder
