@@ -53,7 +53,12 @@ def run(
     weights: WeightsOption = None,
     set_: SetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these options; flags win over it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="auto")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, cpu, mps, cuda, cuda:1, several (cuda:0,cuda:1) or all (cuda:*).", show_default="auto"
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, bf16 (where the hardware has it).", show_default="auto")
     ] = None,

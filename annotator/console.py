@@ -54,7 +54,7 @@ def announce(job: Job, quiet: bool) -> None:
     networks = job.networks
     err.print(
         f"{escape(job.config.labeler)} · pack {escape(networks.pack)} · {classes} · "
-        f"{networks.device} {networks.precision} · {escape(str(job.source.root))} → {escape(str(job.directory))}"
+        f"{','.join(job.devices)} {networks.precision} · {escape(str(job.source.root))} → {escape(str(job.directory))}"
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from annotator.config import RunConfig
 from annotator.engines import local
 from annotator.engines.decoding import DecodePool
+from annotator.engines.team import Team
 from annotator.errors import ConfigError, RunError
 from annotator.images import ImageRef, ImageSource, open_source
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
@@ -38,11 +39,15 @@ Report = Callable[[ImageRecord], None]
 
 @dataclass
 class Job:
-    """A resolved run: everything is checked and loaded, nothing is written yet."""
+    """A resolved run: everything is checked and loaded, nothing is written yet.
+
+    networks: those of the first device; the others' are the same.
+    """
 
     config: RunConfig
     source: ImageSource
     labeler: labelers.Labeler
+    devices: list[str]
     networks: Networks
     vocabulary: Vocabulary | None
     manifest: Manifest
@@ -59,7 +64,7 @@ class Job:
     ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
         workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
-        batch_size = self.config.batch_size or self.networks.photos_at_once
+        batch_size = self.config.batch_size or self.networks.photos_at_once * len(self.devices)
         ahead = workers + 2 * batch_size
         working_side = None if self.config.full_decode else self.labeler.working_side
         pool = DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
@@ -93,15 +98,21 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
 
     vocab, images: as in the configuration, or as Python values, which then win.
     """
+    from annotator.models.devices import resolve_devices
     from annotator.models.packs import open_networks
 
     registration = labelers.find(config.labeler)
     parameters = labelers.resolve_parameters(config.labeler, config.settings)
     vocabulary = _vocabulary(registration.spec, vocab if vocab is not None else config.vocab)
     source = open_source(images if images is not None else config.images or default_images())
-    networks = open_networks(config.pack, registration.spec, config.device, config.precision, config.weights)
-    labeler = registration.build(networks, parameters)
+    devices = resolve_devices(config.device)
+    crews = [
+        open_networks(config.pack, registration.spec, device, config.precision, config.weights) for device in devices
+    ]
+    members = [registration.build(networks, parameters) for networks in crews]
+    labeler = members[0] if len(members) == 1 else Team(members)
     labeler.prepare(vocabulary)
+    networks = crews[0]
 
     decisive = {
         "images": str(source.root),
@@ -120,11 +131,11 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
         labeler=config.labeler,
         vocabulary=vocabulary.to_dict() if vocabulary else None,
         pack={"name": networks.pack, "roles": networks.used()},
-        execution={"device": str(networks.device), "batch_size": config.batch_size, "workers": config.workers},
+        execution={"device": ",".join(devices), "batch_size": config.batch_size, "workers": config.workers},
         environment=_environment(),
     )
     directory = Path(config.out or f"runs/{source.root.resolve().name or 'images'}-{config.labeler}")
-    return Job(config, source, labeler, networks, vocabulary, manifest, directory)
+    return Job(config, source, labeler, devices, networks, vocabulary, manifest, directory)
 
 
 def run(job: Job, report: Report = lambda record: None) -> Outcome:

@@ -34,6 +34,18 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def resolve_devices(names: str) -> list[str]:
+    """`cuda:0,cuda:1`, or `cuda:*` for every GPU -> each by itself; one name -> that one alone."""
+    import torch
+
+    if names == "cuda:*":
+        names = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count())) or "cuda"
+    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    if len({kind_of(device) for device in devices}) > 1:
+        raise ConfigError(f"--device {names}: expected devices of one kind; others would give other masks")
+    return devices
+
+
 def resolve_precision(name: str, device: str) -> Precision:
     """`auto` -> bf16 on GPUs that have it, fp32 elsewhere; bf16 itself only where the hardware has it."""
     if name == "bf16" and not has_bf16(device):
