@@ -164,21 +164,32 @@ class MiniTower(VisionTransformer):  # type: ignore[misc]
 
 
 class MiniText(nn.Module):
-    """MiniLM's sentence embedding, L2-normalised, then `projection` into the joint space."""
+    """MiniLM's sentence embedding, L2-normalised, then `projection` into the joint space.
+
+    MiniLM is read at the first text, and its library with it: class names that were embedded once are on the disk.
+    """
 
     def __init__(self, minilm: Path) -> None:
         super().__init__()
+        self._minilm = minilm
+        self._bert: Any = None
+        self.projection = nn.Linear(JOINT, JOINT)
+
+    def _load(self, device: torch.device) -> None:
         from transformers import AutoTokenizer, BertConfig, BertModel
 
-        self._tokenizer = AutoTokenizer.from_pretrained(str(minilm), local_files_only=True)
-        self.bert: Any = BertModel(BertConfig.from_pretrained(str(minilm)), add_pooling_layer=False)
-        state = read_state(minilm / "model.safetensors", "plain")
-        self.bert.load_state_dict({name: state[name] for name in self.bert.state_dict()})
-        self.projection = nn.Linear(JOINT, JOINT)
+        self._tokenizer = AutoTokenizer.from_pretrained(str(self._minilm), local_files_only=True)
+        with torch.inference_mode(False):  # its weights must serve whoever comes next, too
+            bert: Any = BertModel(BertConfig.from_pretrained(str(self._minilm)), add_pooling_layer=False)
+        state = read_state(self._minilm / "model.safetensors", "plain")
+        bert.load_state_dict({name: state[name] for name in bert.state_dict()})
+        self._bert = bert.to(device).eval().requires_grad_(False)
 
     def sentences(self, prompts: list[str]) -> Tensor:
         """N prompts -> N x 384, MiniLM's own embeddings."""
         device = self.projection.weight.device
+        if self._bert is None:
+            self._load(device)
         rows = []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
             batch = self._tokenizer(
@@ -188,7 +199,7 @@ class MiniText(nn.Module):
                 max_length=LONGEST_PROMPT,
                 return_tensors="pt",
             ).to(device)
-            hidden = self.bert(**batch).last_hidden_state  # N x L x 384
+            hidden = self._bert(**batch).last_hidden_state  # N x L x 384
             mask = batch["attention_mask"][..., None]
             rows.append(F.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=-1))
         return torch.cat(rows)
@@ -210,6 +221,5 @@ def load_mini_clip(
     visual, text = MiniTower(), MiniText(minilm)
     visual.conv1.stem.load(stem_state)
     fixed = {f"visual.conv1.stem.{k}": v for k, v in visual.conv1.stem.state_dict().items()}
-    fixed |= {f"text.bert.{k}": v for k, v in text.bert.state_dict().items()}
     load_strict(nn.ModuleDict({"visual": visual, "text": text}), {**state, **fixed}, role="clip", what="mini-clip")
     return DenseClip(visual, text, IMAGE_MEAN, IMAGE_STD, weights_id)
