@@ -150,6 +150,7 @@ class BenchmarkResult:
 
 def score(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | None = None) -> BenchmarkResult:
     """Scores a run over the benchmark's photos; with `subset` only these many of them count."""
+    _refuse_other_classes(benchmark, run)
     evaluation = evaluate_run(run, benchmark_truth(benchmark, dataset, run, subset))
     if subset is not None:
         evaluation = replace(evaluation, without_truth=0)  # the others have truth, but are not asked for
@@ -160,7 +161,6 @@ def score(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | 
 
 def benchmark_truth(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | None = None) -> Truth:
     """The benchmark's masks for a run whose photos were named relative to the benchmark's folder of photos."""
-    _refuse_other_classes(benchmark, run)
     if dataset.truth is None:
         raise TruthError(f"{benchmark.name}: {'; '.join(dataset.problems[:PROBLEMS_SHOWN])}")
     chosen = {f"{key}{dataset.photos.suffix}": key for key in spread(dataset.keys, subset)}
