@@ -5,22 +5,36 @@ An exporter is a function over a run, registered by decorator with a dataclass o
     @register("coco", CocoOptions, "COCO JSON")
     def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary: ...
 
-It streams `run.records()` (path order) and so needs memory for one photo, not for the run. Packages of third
-parties name such a function in the entry-point group `annotator.exporters`.
+It streams `run.records()` (path order) and so needs memory for one photo, not for the run. The run that it gets is
+what `export` below lets through of the user's run. Packages of third parties name such a function in the
+entry-point group `annotator.exporters`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from annotator.config import parameters_from
 from annotator.registry import Registry
-from annotator.run import RunReader
+from annotator.run import ImageRecord, RunReader
+from exporters.options import Amend, CommonOptions, Keep, SelectedRun, SplitOptions
 
-BUILT_IN = {"coco": "exporters.coco", "mask-png": "exporters.mask_png", "overlay": "exporters.overlay"}
+BUILT_IN = {
+    "coco": "exporters.coco",
+    "mask-png": "exporters.mask_png",
+    "yolo-seg": "exporters.yolo",
+    "voc": "exporters.voc",
+    "labelme": "exporters.labelme",
+    "cvat": "exporters.cvat",
+    "label-studio": "exporters.label_studio",
+    "datumaro": "exporters.datumaro",
+    "hf-dataset": "exporters.hf_dataset",
+    "overlay": "exporters.overlay",
+}
 
 
 @dataclass
@@ -78,8 +92,44 @@ def default_out(run: Path, name: str) -> Path:
     return run / "exports" / f"{name}{find(name).suffix}"
 
 
-def export(name: str, run: RunReader, out: Path, given: Mapping[str, Any] | None = None) -> ExportSummary:
-    """Exports a run; `given` are options by name, checked against the format's own."""
+def export(
+    name: str,
+    run: RunReader,
+    out: Path,
+    given: Mapping[str, Any] | None = None,
+    *,
+    amend: Amend | None = None,
+    keep: Keep | None = None,
+) -> ExportSummary:
+    """Exports a run; `given` are options by name, checked against the format's own.
+
+    amend: what people said about the run, put over its records as they stream by.
+    keep:  which photos to export, such as approved ones only; asked after `amend`.
+    """
     registration = find(name)
     options: Any = parameters_from(registration.options, given or {}, f"format {name}")
-    return registration.export(run, out, options)
+    selected = SelectedRun(run, options.min_score if isinstance(options, CommonOptions) else 0.0, amend, keep)
+    if registration.suffix and isinstance(options, SplitOptions) and len(options.splits) > 1:
+        summary = _export_splits(registration, selected, out, options)
+    else:
+        summary = registration.export(selected, out, options)
+    if selected.hidden:
+        summary.notes.append(f"{selected.hidden:,} segments are left out, as they score under {options.min_score:g}")
+    return summary
+
+
+def _export_splits(registration: Registration, run: RunReader, out: Path, options: SplitOptions) -> ExportSummary:
+    """A format of one file gets a file per split: `labels.json` -> `labels-train.json`, `labels-val.json`."""
+    whole = ExportSummary(out)
+    for split in options.splits:
+        part = SelectedRun(run, keep=partial(_is_in, options, split))
+        summary = registration.export(part, out.with_stem(f"{out.stem}-{split}"), options)
+        whole.images += summary.images
+        whole.annotations += summary.annotations
+        whole.skipped += summary.skipped
+        whole.notes += [f"{split}: {summary.images:,} photos", *(f"{split}: {note}" for note in summary.notes)]
+    return whole
+
+
+def _is_in(options: SplitOptions, split: str, record: ImageRecord) -> bool:
+    return options.split_of(record.path) == split

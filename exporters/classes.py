@@ -10,24 +10,7 @@ from annotator.open_labels import choose, count_labels, normalise
 from annotator.prediction import NOTHING, Segment
 from annotator.run import RunReader
 from annotator.vocabulary import Color
-
-
-@dataclass(frozen=True)
-class OpenLabelOptions:
-    """What every format may be told about a run whose labeler named the classes itself.
-
-    min_count: classes in fewer photos are left out.
-    top:       at most so many classes, those in most photos.
-    """
-
-    min_count: int = 1
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise ValueError(f"min_count: expected 1 or more photos, but got {self.min_count}")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top: expected 1 or more classes, but got {self.top}")
+from exporters.options import EVERYTHING, CommonOptions, SelectedRun
 
 
 @dataclass(frozen=True)
@@ -51,6 +34,16 @@ class Classes:
         """The segment's class; -1 where it counts as nothing."""
         return self._index_of_name.get(normalise(segment.label), NOTHING) if self.open_labels else segment.class_id
 
+    def object_index(self, segment: Segment) -> int:
+        """The same for formats of objects: -1 for the background, too."""
+        index = self.index(segment)
+        return NOTHING if index == self.background else index
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Indices of all classes but the background."""
+        return tuple(index for index in range(len(self.names)) if index != self.background)
+
     def color(self, index: int, value: int) -> Color:
         """The vocabulary's colour, or the VOC colour of the value that the class is written as."""
         return self.own_colors[index] or voc_color(value)
@@ -60,7 +53,7 @@ class Classes:
         return {name: index for index, name in enumerate(self.names)}
 
 
-def classes_of(run: RunReader, options: OpenLabelOptions = OpenLabelOptions()) -> Classes:
+def classes_of(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
     """The vocabulary's classes; of a run without one its own labels, normalised, in sorted order."""
     if run.vocabulary is None:
         return _open_classes(run, options)
@@ -85,8 +78,8 @@ def voc_color(value: int) -> Color:
     return red, green, blue
 
 
-def _open_classes(run: RunReader, options: OpenLabelOptions) -> Classes:
-    counts = count_labels(run.directory)
+def _open_classes(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
+    counts = run.label_counts() if isinstance(run, SelectedRun) else count_labels(run.directory)
     names = choose(counts, options.min_count, options.top)
     if counts and not names:
         most = max(counts, key=lambda count: count.photos)

@@ -25,46 +25,37 @@ from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, OpenLabelOptions, classes_of
-from exporters.files import Names, json_line, labelled, refuse_among_photos, replacing, writing
-from exporters.pieces import IndexOf, Piece, View, piece_map, pieces
-from exporters.polygons import polygons
+from exporters.classes import Classes, classes_of
+from exporters.files import Names, json_line, labelled, list_writer, refuse_among_photos, replacing, writing
+from exporters.options import PolygonOptions, SplitOptions
+from exporters.pieces import IndexOf, Piece, piece_map, pieces
 from exporters.rle import run_lengths
+from exporters.simplify import Outlines
 
 Segmentation = Literal["polygon", "rle", "rle-uncompressed"]
 Write = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class CocoOptions(OpenLabelOptions):
+class CocoOptions(PolygonOptions, SplitOptions):
     """segmentation: polygon follows pixel edges and is exact; rle is COCO's compressed string; rle-uncompressed
                   is for loaders that call `frPyObjects`. `stuff` knows run lengths only: polygon means rle there.
     variant:      instances is the ordinary form; panoptic writes a folder of PNGs, named as the JSON, beside it;
                   stuff has one mask per class and photo, the background's too.
-    instances:    every connected part of a class is an annotation, and classes are things; else all pixels
-                  of a class are one, and classes are stuff.
-    min_area:     connected parts with fewer pixels are left out.
-    fill_holes:   unlabelled pixels that a mask encloses join it; masks stay disjoint.
+    instances:    as everywhere; with it panoptic's classes are things, else stuff.
     strict:       no `score`, which COCO does not define.
     """
 
     segmentation: Segmentation = "polygon"
     variant: Literal["instances", "panoptic", "stuff"] = "instances"
-    instances: bool = False
-    min_area: int = 0
-    fill_holes: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_area < 0:
-            raise ValueError(f"min_area: expected 0 or more pixels, but got {self.min_area}")
         if self.variant == "stuff" and self.instances:
             raise ValueError("variant stuff has one mask per class and photo; leave out instances")
-
-    @property
-    def view(self) -> View:
-        return View(self.instances, self.min_area, self.fill_holes)
+        if self.simplify and (self.variant, self.segmentation) != ("instances", "polygon"):
+            raise ValueError("simplify is for polygons; leave it out here")
 
 
 @register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff", suffix=".json")
@@ -106,6 +97,7 @@ def _write_masks(
     summary: ExportSummary,
     add_annotation: Write,
 ) -> None:
+    outlines = Outlines(options.simplify)
     for image_id, record in photos:
         for piece in pieces(record, index_of, options.view):
             summary.annotations += 1
@@ -114,10 +106,11 @@ def _write_masks(
                     "id": summary.annotations,
                     "image_id": image_id,
                     "category_id": piece.class_index + 1,
-                    "segmentation": _segmentation(piece.rle, record.size, options),
+                    "segmentation": _segmentation(piece.rle, record.size, options, outlines),
                     **_measures(piece, options),
                 }
             )
+    outlines.note(summary)
 
 
 def _write_panoptic(
@@ -150,12 +143,12 @@ def _measures(piece: Piece, options: CocoOptions) -> dict[str, Any]:
     return measures if options.strict else {**measures, "score": piece.score}
 
 
-def _segmentation(rle: bytes, size: tuple[int, int], options: CocoOptions) -> Any:
+def _segmentation(rle: bytes, size: tuple[int, int], options: CocoOptions, outlines: Outlines) -> Any:
     if options.segmentation == "rle-uncompressed":
         return {"size": size, "counts": run_lengths(rle).tolist()}
     if options.segmentation == "rle" or options.variant == "stuff":
         return {"size": size, "counts": rle.decode("ascii")}
-    return polygons(rle, size)
+    return outlines.of(rle, size)
 
 
 def _as_rgb(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -191,20 +184,8 @@ def _document(out: Path, head: dict[str, Any]) -> Iterator[tuple[Write, Write]]:
     """Writers for images and annotations; the latter wait in a nameless file until the images are written."""
     with writing(out) as file, tempfile.TemporaryFile("w+", encoding="ascii", dir=out.parent) as waiting:
         file.write(json_line(head)[:-1] + ',\n"images":[')
-        yield _list_writer(file.write), _list_writer(waiting.write)
+        yield list_writer(file.write), list_writer(waiting.write)
         waiting.seek(0)
         file.write('\n],\n"annotations":[')
         shutil.copyfileobj(waiting, file)
         file.write("\n]}\n")
-
-
-def _list_writer(write: Callable[[str], object]) -> Write:
-    """Writes the items of a JSON list, an item per line."""
-    separator = "\n"
-
-    def add(item: dict[str, Any]) -> None:
-        nonlocal separator
-        write(separator + json_line(item))
-        separator = ",\n"
-
-    return add

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -19,6 +20,8 @@ LONGEST_NAME = 255
 
 SUFFIX_BYTES = 4
 """Of `.png` and `.jpg`."""
+
+LineWriter = Callable[[Any], object]
 
 
 @contextmanager
@@ -43,6 +46,22 @@ def writing(path: Path) -> Iterator[IO[str]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """One of many small files, which need not each be safe on the disk at once."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def refuse_other_splits(paths: Iterable[Path]) -> None:
+    """Raises where an earlier export, or someone else, has a file in a split that now belongs to another, or to none:
+    a trainer would find both, and it may not be ours to remove."""
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise ConfigError(
+                f"expected a folder without other splits, but there is {path}; delete it or choose another --out"
+            )
 
 
 def labelled(run: RunReader, summary: ExportSummary, *, upright: bool = False) -> Iterator[ImageRecord]:
@@ -84,28 +103,28 @@ class Names:
     """Names for files that stand for a photo: its path without the extension.
 
     Where two photos of a folder differ in the extension only, the second and later ones get `-` and eight
-    digits of their path's SHA-256 appended; so do names too long to take another extension, and those that hold
-    `unwanted`, which becomes `_`. Photos must come in path order: then only stems that the current path begins
-    with can be met again, and no more are kept.
+    digits of their path's SHA-256 appended; so do names too long to take another extension (of `suffix_bytes`), and
+    those that hold `unwanted` (a regular expression), which becomes `_`. Photos must come in path order: then only
+    stems that the current path begins with can be met again, and no more are kept.
     """
 
-    def __init__(self, unwanted: str | None = None) -> None:
+    def __init__(self, unwanted: str | None = None, suffix_bytes: int = SUFFIX_BYTES) -> None:
         self.changed = 0
         self._unwanted = unwanted
+        self._room = LONGEST_NAME - suffix_bytes
         self._taken: list[str] = []
 
     def stem(self, path: str) -> str:
         """`dir/photo.jpg` -> `dir/photo`."""
         stem = str(PurePosixPath(path).with_suffix(""))
-        wanted = stem.replace(self._unwanted, "_") if self._unwanted else stem
+        wanted = re.sub(self._unwanted, "_", stem) if self._unwanted else stem
         self._taken = [name for name in self._taken if path.startswith(name)]
-        room = LONGEST_NAME - SUFFIX_BYTES
-        if wanted == stem not in self._taken and len(PurePosixPath(stem).name.encode()) <= room:
+        if wanted == stem not in self._taken and len(PurePosixPath(stem).name.encode()) <= self._room:
             self._taken.append(stem)
             return stem
         self.changed += 1
         mark = "-" + hashlib.sha256(path.encode()).hexdigest()[:8]
-        shortened = PurePosixPath(wanted).name.encode()[: room - len(mark)].decode(errors="ignore")
+        shortened = PurePosixPath(wanted).name.encode()[: self._room - len(mark)].decode(errors="ignore")
         return str(PurePosixPath(wanted).with_name(shortened + mark))
 
     def note(self, summary: ExportSummary) -> None:
@@ -119,3 +138,15 @@ class Names:
 def json_line(content: Any) -> str:
     """Compact and in ASCII, which every reader opens correctly whatever its locale."""
     return json.dumps(content, separators=(",", ":"))
+
+
+def list_writer(write: Callable[[str], object]) -> LineWriter:
+    """Writes the items of a JSON list, an item per line; what opens and closes the list is the caller's."""
+    separator = "\n"
+
+    def add(item: Any) -> None:
+        nonlocal separator
+        write(separator + json_line(item))
+        separator = ",\n"
+
+    return add

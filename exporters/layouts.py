@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from annotator.decode import decode
 from annotator.errors import ImageError
-from annotator.run import ImageRecord
+from annotator.run import ImageRecord, RunReader
+from exporters.base import ExportSummary
 from exporters.files import json_line, replacing
+from exporters.options import SPLITS
 
 PHOTO_SUFFIX = ".jpg"
 """Of all photos in a layout, whatever they are: its readers know one suffix, and go by content when decoding."""
 
 
-def _voc_line(stem: str) -> str | None:
+def voc_line(stem: str) -> str | None:
+    """As VOC's lists name a photo; None for a name that would break such a list."""
     return stem if len(stem.splitlines()) == 1 and stem == stem.strip() else None
 
 
@@ -28,21 +33,40 @@ def _hf_line(stem: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """Folders and files below the output folder; every photo belongs to the training split.
+    """Folders and files below the output folder; {split} stands for the split's name.
 
+    splits:      what the layout calls train, val and test.
     photos:      None where the layout has no photos.
     first_value: pixel value of the first class; where it is 1, 0 is a pixel without a label.
-    lists:       files that name the photos, one a line.
+    lists:       files that name the photos, one a line; one without {split} names those of train and val.
     line:        what that line says; None for a name that would break such a file.
-    not_in_stem: what readers replace wherever a name has it, and not only at its end.
+    not_in_stem: what readers replace wherever a name has it, and not only at its end; a regular expression.
     """
 
     masks: str
     photos: str | None = None
+    splits: tuple[str, ...] = SPLITS
     first_value: int = 0
     lists: tuple[str, ...] = ()
     line: Callable[[str], str | None] | None = None
     not_in_stem: str | None = None
+
+    def mask(self, out: Path, stem: str, split: str) -> Path:
+        return out / self._named(self.masks, split) / f"{stem}.png"
+
+    def photo(self, out: Path, stem: str, split: str) -> Path:
+        return out / self._named(self.photos or "", split) / f"{stem}{PHOTO_SUFFIX}"
+
+    def lists_of(self, out: Path, split: str) -> list[Path]:
+        """Those that name a photo of that split."""
+        return [out / self._named(name, split) for name in self.lists if "{split}" in name or split != "test"]
+
+    def folders(self, out: Path, kind: str) -> set[Path]:
+        """Of masks or photos, whatever the split."""
+        return {out / self._named(kind, split) for split in SPLITS}
+
+    def _named(self, path: str, split: str) -> str:
+        return path.replace("{split}", self.splits[SPLITS.index(split)])
 
 
 LAYOUTS = {
@@ -50,12 +74,24 @@ LAYOUTS = {
     "voc": Layout(
         masks="SegmentationClass",
         photos="JPEGImages",
-        lists=("ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/trainval.txt"),
-        line=_voc_line,
+        lists=("ImageSets/Segmentation/{split}.txt", "ImageSets/Segmentation/trainval.txt"),
+        line=voc_line,
     ),
-    "mmseg": Layout(masks="ann_dir/train", photos="img_dir/train", not_in_stem=PHOTO_SUFFIX),
-    "ade": Layout(masks="annotations/training", photos="images/training", first_value=1, not_in_stem=PHOTO_SUFFIX),
-    "hf": Layout(masks="train/labels", photos="train/images", lists=("train/metadata.jsonl",), line=_hf_line),
+    "mmseg": Layout(masks="ann_dir/{split}", photos="img_dir/{split}", not_in_stem=re.escape(PHOTO_SUFFIX)),
+    "ade": Layout(
+        masks="annotations/{split}",
+        photos="images/{split}",
+        splits=("training", "validation", "test"),
+        first_value=1,
+        not_in_stem=re.escape(PHOTO_SUFFIX),
+    ),
+    "hf": Layout(
+        masks="{split}/labels",
+        photos="{split}/images",
+        splits=("train", "validation", "test"),
+        lists=("{split}/metadata.jsonl",),
+        line=_hf_line,
+    ),
 }
 
 
@@ -76,3 +112,24 @@ def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) 
     except (ImageError, FileNotFoundError):
         return False
     return True
+
+
+class Photos:
+    """Brings a run's photos along, as `photos` says, and counts those that are gone."""
+
+    def __init__(self, run: RunReader, how: Literal["link", "copy", "none"]) -> None:
+        self._root = run.image_root
+        self._how = how
+        self._missing = 0
+
+    def bring(self, record: ImageRecord, target: Path) -> bool:
+        """False where the photo is gone; then its labels are of no use either."""
+        if self._how == "none" or bring_photo(record, self._root / record.path, target, copy=self._how == "copy"):
+            return True
+        self._missing += 1
+        return False
+
+    def note(self, summary: ExportSummary) -> None:
+        if self._missing:
+            summary.images -= self._missing
+            summary.notes.append(f"{self._missing:,} photos are left out: they are no longer in {self._root}")

@@ -22,20 +22,28 @@ from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, OpenLabelOptions, classes_of, voc_color
-from exporters.files import Names, json_line, labelled, refuse_among_photos, replacing, writing
-from exporters.layouts import LAYOUTS, PHOTO_SUFFIX, Layout, bring_photo
+from exporters.classes import Classes, classes_of, voc_color
+from exporters.files import (
+    Names,
+    json_line,
+    labelled,
+    refuse_among_photos,
+    refuse_other_splits,
+    replacing,
+    writing,
+)
+from exporters.layouts import LAYOUTS, Layout, bring_photo
+from exporters.options import SplitOptions
 
 MOST_8_BIT = 254
 MOST_16_BIT = 65534
 
 
 @dataclass(frozen=True)
-class MaskPngOptions(OpenLabelOptions):
+class MaskPngOptions(SplitOptions):
     """preset: plain puts each mask at the photo's relative path; voc (`JPEGImages`, `SegmentationClass`,
             `ImageSets`), mmseg (`img_dir`, `ann_dir`), ade (`images`, `annotations`; 0 = unlabelled, classes
-            from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers, all photos in
-            the training split.
+            from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers.
     gray:   PNGs of mode 'L' instead of 'P'; the same values without a palette.
     photos: how those layouts get the photos: symbolic links, copies, or not at all (to be put there later).
             They are named .jpg whatever they are, and photos that EXIF turns are always upright JPEG copies.
@@ -45,53 +53,57 @@ class MaskPngOptions(OpenLabelOptions):
     gray: bool = False
     photos: Literal["link", "copy", "none"] = "link"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset == "plain" and self.split:
+            raise ValueError("preset plain has no splits; ask for voc, mmseg, ade or hf")
+
 
 @register("mask-png", MaskPngOptions, "a PNG of class indices per photo; layouts voc, mmseg, ade, hf")
 def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     layout = LAYOUTS[options.preset]
     classes = classes_of(run, options)
-    coding = _coding(classes, layout)
-    masks = out / layout.masks
-    photos = out / layout.photos if layout.photos and options.photos != "none" else None
-    _refuse_sources(run, out, [masks, *([photos] if photos else [])])
+    coding = coding_of(classes, layout)
+    brings = layout.photos is not None and options.photos != "none"
+    kinds = [layout.masks, *([layout.photos] if brings and layout.photos else [])]
+    _refuse_sources(run, out, set().union(*(layout.folders(out, kind) for kind in kinds)))
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)
 
     summary = ExportSummary(out, notes=[*classes.notes])
     names = Names(layout.not_in_stem)
     unlisted = missing = 0
-    with _lists(out, layout) as lists:
-        for record in labelled(run, summary, upright=photos is not None):
-            stem = names.stem(record.path)
-            with replacing(masks / f"{stem}.png") as temporary:
-                _image(_values(record, classes, coding), palette).save(temporary, "PNG")
+    with _lists(out, layout, options) as lists:
+        for record in labelled(run, summary, upright=brings):
+            split, stem = options.split_of(record.path), names.stem(record.path)
+            mask, photo = layout.mask(out, stem, split), layout.photo(out, stem, split)
+            if options.preset != "voc":  # whose splits are lists
+                refuse_other_splits(layout.mask(out, stem, other) for other in options.elsewhere(split))
+            with replacing(mask) as temporary:
+                _image(values_of(record, classes, coding), palette).save(temporary, "PNG")
             summary.annotations += len(record.segments)
-            if photos:
-                source, target = run.image_root / record.path, photos / f"{stem}{PHOTO_SUFFIX}"
-                if not bring_photo(record, source, target, copy=options.photos == "copy"):
-                    missing += 1
-                    continue
+            if brings and not bring_photo(record, run.image_root / record.path, photo, copy=options.photos == "copy"):
+                missing += 1
+                continue
             if layout.line and (line := layout.line(stem)) is None:
                 unlisted += 1
             elif layout.line:
-                for file in lists:
-                    file.write(f"{line}\n")
+                for name in layout.lists_of(out, split):
+                    lists[name].write(f"{line}\n")
     _write_tables(out, classes, coding)
 
     names.note(summary)
     if missing:
         summary.notes.append(f"{missing:,} photos could not be brought along: they are no longer in {run.image_root}")
     if unlisted:
-        summary.notes.append(
-            f"{unlisted:,} photos are not in {layout.lists[0]}: their names hold line breaks or outer blanks"
-        )
+        summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
     if coding.dtype is np.uint16:
         summary.notes.append(f"more than {MOST_8_BIT} classes: the PNGs are 16-bit gray, and 65535 is ignored")
     return summary
 
 
 @dataclass(frozen=True)
-class _Coding:
+class Coding:
     """How classes become pixel values."""
 
     dtype: type[np.unsignedinteger]
@@ -99,17 +111,17 @@ class _Coding:
     nothing: int
 
 
-def _coding(classes: Classes, layout: Layout) -> _Coding:
+def coding_of(classes: Classes, layout: Layout) -> Coding:
     if len(classes) > MOST_16_BIT:
         raise ConfigError(
             f"expected at most {MOST_16_BIT:,} classes for PNGs, but found {len(classes):,}; export to coco instead"
         )
     dtype: type[np.unsignedinteger] = np.uint8 if len(classes) <= MOST_8_BIT else np.uint16
     nothing = 0 if layout.first_value else int(np.iinfo(dtype).max)
-    return _Coding(dtype, layout.first_value, nothing)
+    return Coding(dtype, layout.first_value, nothing)
 
 
-def _values(record: ImageRecord, classes: Classes, coding: _Coding) -> NDArray[np.unsignedinteger]:
+def values_of(record: ImageRecord, classes: Classes, coding: Coding) -> NDArray[np.unsignedinteger]:
     """H x W pixel values of a photo's mask."""
     indices = [*(classes.index(segment) for segment in record.segments), NOTHING]  # the last one for NOTHING itself
     values = [coding.nothing if index == NOTHING else coding.first + index for index in indices]
@@ -123,7 +135,7 @@ def _image(values: NDArray[np.unsignedinteger], palette: bytes | None) -> Image.
     return image
 
 
-def _palette(classes: Classes, coding: _Coding) -> bytes:
+def _palette(classes: Classes, coding: Coding) -> bytes:
     """VOC's 256 colours, with the vocabulary's own colours put over them."""
     colors = [voc_color(value) for value in range(256)]
     for index in range(len(classes)):
@@ -132,13 +144,15 @@ def _palette(classes: Classes, coding: _Coding) -> bytes:
 
 
 @contextmanager
-def _lists(out: Path, layout: Layout) -> Iterator[list[IO[str]]]:
+def _lists(out: Path, layout: Layout, options: MaskPngOptions) -> Iterator[dict[Path, IO[str]]]:
     """The layout's lists, open for writing."""
+    refuse_other_splits(path for split in options.unused for path in layout.lists_of(out, split))
+    wanted = {path for split in options.splits for path in layout.lists_of(out, split)}
     with ExitStack() as stack:
-        yield [stack.enter_context(writing(out / name)) for name in layout.lists]
+        yield {path: stack.enter_context(writing(path)) for path in wanted}
 
 
-def _write_tables(out: Path, classes: Classes, coding: _Coding) -> None:
+def _write_tables(out: Path, classes: Classes, coding: Coding) -> None:
     values = range(coding.first, coding.first + len(classes))
     colors = {value: classes.color(index, value) for index, value in enumerate(values)}
     with writing(out / "classes.txt") as file:
@@ -149,9 +163,9 @@ def _write_tables(out: Path, classes: Classes, coding: _Coding) -> None:
         file.write(json_line(dict(zip(values, classes.names, strict=True))) + "\n")
 
 
-def _refuse_sources(run: RunReader, out: Path, folders: list[Path]) -> None:
+def _refuse_sources(run: RunReader, out: Path, folders: set[Path]) -> None:
     """Raises where a photo or the vocabulary would be written over."""
-    for folder in folders:
+    for folder in sorted(folders):
         refuse_among_photos(run, folder)
     written = out / "classes.txt"
     if run.vocabulary and written.exists() and os.path.realpath(run.vocabulary.source) == str(written.resolve()):

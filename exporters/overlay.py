@@ -15,8 +15,9 @@ from annotator.fonts import fitted, font_for
 from annotator.run import ImageRecord, RunReader
 from annotator.vocabulary import Color
 from exporters.base import ExportSummary, register
-from exporters.classes import Classes, OpenLabelOptions, classes_of
+from exporters.classes import Classes, classes_of
 from exporters.files import Names, labelled, refuse_among_photos, replacing
+from exporters.options import CommonOptions
 
 LEGEND_ROWS = 12
 SWATCH, PAD, NAME_WIDTH = 14, 8, 180
@@ -25,7 +26,7 @@ OTHERS: Color = (150, 150, 150)
 
 
 @dataclass(frozen=True)
-class OverlayOptions(OpenLabelOptions):
+class OverlayOptions(CommonOptions):
     """max_side: longer photos are drawn smaller. opacity: of the colours, 0 to 1; outlines are always full."""
 
     max_side: int = 1280

@@ -11,7 +11,7 @@ Everything is read off the run lengths; the pixels themselves are never looked a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,11 @@ Indices = NDArray[np.int64]
 
 
 def polygons(rle: bytes, size: tuple[int, int]) -> list[Polygon]:
+    """`outlines`, strung together where they are too many for readers."""
+    return _strung_together(outlines(rle, size), max(1, MOST_BYTES // (size[0] * size[1])))
+
+
+def outlines(rle: bytes, size: tuple[int, int]) -> list[Polygon]:
     """One polygon per 4-connected part of a mask; its holes are joined to it by vertical cuts of no width.
 
     rle is COCO's `counts` string, size is (height, width).
@@ -54,8 +59,60 @@ def polygons(rle: bytes, size: tuple[int, int]) -> list[Polygon]:
     nodes = np.fromiter(chain.from_iterable(rings), dtype=np.int64)
     points = np.stack((x[nodes], y[nodes]), axis=1).ravel().tolist()
     ends = (2 * np.cumsum([len(ring) for ring in rings], dtype=np.int64)).tolist()
-    parts = [points[begin:end] for begin, end in pairwise([0, *ends])]
-    return _strung_together(parts, max(1, MOST_BYTES // (size[0] * size[1])))
+    return [points[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def through_pixels(polygon: Polygon) -> Polygon:
+    """Its corners moved from pixel edges onto the outermost pixels of the mask, as OpenCV's contours lie.
+
+    Programs that draw a polygon's line as well as what it encloses (OpenCV, Pillow) then get the mask back exactly,
+    holes too. Corners stay as many, and may fall together.
+    """
+    here = np.array(polygon, dtype=np.int64).reshape(-1, 2)
+    coming, going = here - np.roll(here, 1, axis=0), np.roll(here, -1, axis=0) - here
+    downwards = np.where(going[:, 0] == 0, going[:, 1], coming[:, 1]) > 0  # of the vertical edge at each corner
+    leftwards = np.where(going[:, 1] == 0, going[:, 0], coming[:, 0]) < 0  # the mask is to the walker's right
+    moved: Polygon = (here - np.stack((downwards, leftwards), axis=1)).ravel().tolist()
+    return moved
+
+
+def joined(parts: list[Polygon], drawn: list[Polygon] | None = None) -> Polygon:
+    """The parts of one mask as one path, for formats that know no more: from part to part through a corner that
+    both have, else there and back by a cut of no width. By parity it encloses the same pixels.
+
+    drawn: the parts as they are to appear in the path, corner by corner.
+    """
+    shown = [list(zip(part[0::2], part[1::2], strict=True)) for part in drawn or parts]
+    if len(parts) == 1:
+        return (drawn or parts)[0]
+    corners = [list(zip(part[0::2], part[1::2], strict=True)) for part in parts]
+    at: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for number, part in enumerate(corners):
+        for place, corner in enumerate(part):
+            at.setdefault(corner, []).append((number, place))
+    free = set(range(len(parts)))
+    paths: list[Polygon] = []
+    for number in range(len(parts)):
+        if number not in free:
+            continue
+        free.remove(number)
+        path = []
+        walks = [iter([(number, place) for place in range(len(corners[number]))])]
+        while walks:
+            step = next(walks[-1], None)
+            if step is None:
+                walks.pop()
+                continue
+            path.append(step)
+            for other, place in at[corners[step[0]][step[1]]]:
+                if other in free:
+                    free.remove(other)
+                    around = [(other, each % len(corners[other])) for each in range(place, place + len(corners[other]))]
+                    walks.append(iter([*around, around[0], step]))
+                    break
+        points = [shown[part][place] for part, place in path]
+        paths.append([value for point, _ in groupby(points) for value in point])
+    return _strung_together(paths, 1)[0]
 
 
 class _Corners(NamedTuple):

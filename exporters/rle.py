@@ -21,3 +21,10 @@ def run_lengths(rle: bytes) -> NDArray[np.int64]:
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     return lengths
+
+
+def runs_of(values: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Values in a row -> lengths of gap, run, gap, run, ...; only the first may be 0."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    bounds = np.concatenate(([0] * (1 + bool(values[0])), changes, [values.size]))
+    return np.diff(bounds)

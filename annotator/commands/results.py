@@ -25,6 +25,12 @@ EXPORT_FLAGS = (
     "strict",
     "preset",
     "gray",
+    "simplify",
+    "shape",
+    "split",
+    "seed",
+    "photos",
+    "min_score",
     "min_count",
     "top",
 )
@@ -32,7 +38,13 @@ EXPORT_FLAGS = (
 
 def export(
     run: RunArgument,
-    format: Annotated[str, typer.Option(help="coco, mask-png, overlay; `--format list` says more.")] = "coco",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="coco, mask-png, yolo-seg, voc, labelme, cvat, label-studio, datumaro, hf-dataset, overlay; "
+            "`--format list` says which takes what."
+        ),
+    ] = "coco",
     out: Annotated[
         Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
     ] = None,
@@ -42,17 +54,34 @@ def export(
             "--set", metavar="NAME=VALUE", help="An option of the format, as `--format list` shows; repeatable."
         ),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Shares of train/val or train/val/test, such as 0.9/0.1, by the photos' names alone."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split.", show_default="0")] = None,
+    photos: Annotated[
+        str | None, typer.Option(help="How photos come along: link, copy or none.", show_default="by format")
+    ] = None,
+    only: Annotated[
+        Literal["all", "approved"], typer.Option(help="approved: what a person approved in `annotate review`.")
+    ] = "all",
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out segments with a lower score.", show_default="0")
+    ] = None,
+    instances: Annotated[bool | None, typer.Option("--instances", help="A class's separate parts apart.")] = None,
+    min_area: Annotated[int | None, typer.Option(help="Leave out smaller masks, in pixels.", show_default="0")] = None,
+    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Close holes in masks.")] = None,
+    simplify: Annotated[
+        float | None,
+        typer.Option(help="Polygons may leave the mask by so many pixels; says what that costs.", show_default="0"),
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="labelme, cvat: polygon or mask.", show_default="by format")] = None,
     segmentation: Annotated[
         str | None, typer.Option(help="coco: polygon, rle or rle-uncompressed.", show_default="polygon")
     ] = None,
     variant: Annotated[
         str | None, typer.Option(help="coco: instances, panoptic or stuff.", show_default="instances")
     ] = None,
-    instances: Annotated[bool | None, typer.Option("--instances", help="coco: a class's separate parts apart.")] = None,
-    min_area: Annotated[
-        int | None, typer.Option(help="coco: leave out smaller masks, in pixels.", show_default="0")
-    ] = None,
-    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="coco: close holes in masks.")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="coco: no `score`, only what COCO defines.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="mask-png: plain, voc, mmseg, ade or hf.", show_default="plain")
@@ -66,7 +95,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's masks for a trainer."""
+    from functools import partial
+
     from annotator import console
+    from annotator.corrections import Tally, corrected, pulls
     from annotator.run import open_run
     from exporters import base
 
@@ -75,7 +107,16 @@ def export(
         return
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
-    console.print_export(base.export(format, open_run(run), out or base.default_out(run, format), options))
+    opened, tally = open_run(run), Tally()
+    amend = partial(corrected, run=opened, only_approved=only == "approved", tally=tally)
+    reviewed = only == "approved" or pulls(run)
+    target = out or base.default_out(run, format)
+    summary = base.export(format, opened, target, options, amend=amend if reviewed else None)
+    if reviewed:
+        summary.notes.append(
+            f"as reviewed: {tally.edited:,} photos edited, {tally.approved:,} approved, {tally.left_out:,} left out"
+        )
+    console.print_export(summary)
 
 
 def relabel(

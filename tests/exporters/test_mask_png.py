@@ -185,6 +185,49 @@ def test_layouts(make_run, noise, photos, tmp_path, preset, masks, images, lists
     assert (out / images / "sub/b.jpg").read_bytes() == (photos / "sub/b.webp").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("preset", "masks", "images"),
+    [
+        ("mmseg", "ann_dir/{}", "img_dir/{}"),
+        ("ade", "annotations/{}", "images/{}"),
+        ("hf", "{}/labels", "{}/images"),
+        ("voc", "SegmentationClass", "JPEGImages"),
+    ],
+)
+def test_splits(make_run, noise, tmp_path, preset, masks, images) -> None:
+    """Each photo and mask is where its split is."""
+    maps = {f"{index}.jpg": noise(index, 5, 7, 3) for index in range(30)}
+    for path in maps:
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (7, 5)).save(tmp_path / "photos" / path)
+    run = make_run(maps, NAMES, root=tmp_path / "photos")
+    out = tmp_path / "out"
+    for _ in range(2):  # the same once more is fine
+        png(run, out, preset=preset, split="0.6/0.4")
+    train, val = {"ade": ("training", "validation"), "hf": ("train", "validation")}.get(preset, ("train", "val"))
+    if preset == "voc":
+        lists = {path.stem: path.read_text().split() for path in (out / "ImageSets/Segmentation").iterdir()}
+        assert set(lists) == {"train", "val", "trainval"}
+        assert sorted(lists["train"] + lists["val"]) == sorted(lists["trainval"]) == sorted(p[:-4] for p in maps)
+        return
+    found = {name: tree(out / masks.format(name)) for name in (train, val)}
+    assert sorted(found[train] + found[val]) == sorted(path.replace(".jpg", ".png") for path in maps)
+    for name, part in found.items():
+        assert len(part) > 3
+        assert tree(out / images.format(name)) == [each.replace(".png", ".jpg") for each in part]
+    if preset == "hf":
+        lines = (out / val / "metadata.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["label_file_name"] for line in lines) == [
+            f"labels/{name}" for name in found[val]
+        ]
+
+
+def test_plain_has_no_splits(make_run, tmp_path) -> None:
+    run = make_run({"a.jpg": np.zeros((1, 1), dtype=np.int32)}, NAMES)
+    with pytest.raises(ConfigError, match="preset plain has no splits"):
+        png(run, tmp_path / "out", split="0.9/0.1")
+
+
 def test_turned_photos_are_copied_upright(make_run, photos, tmp_path) -> None:
     run = make_run({"turned.jpg": np.zeros((5, 7), dtype=np.int32)}, NAMES, root=photos, turned=["turned.jpg"])
     summary = png(run, tmp_path / "out", preset="mmseg")
@@ -209,7 +252,7 @@ def test_torchvision_reads_the_voc_layout(make_run, noise, photos, tmp_path) -> 
     for image, target in dataset:
         assert image.size == (7, 5)
         assert np.array_equal(np.asarray(target), np.where(label_map < 0, 255, label_map))
-    assert any(note.startswith("1 photos are not in ImageSets/Segmentation/train.txt") for note in summary.notes)
+    assert any(note.startswith("1 photos are in no list") for note in summary.notes)
 
 
 def test_mmsegmentation_finds_each_mask(make_run, photos, tmp_path) -> None:

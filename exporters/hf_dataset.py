@@ -1,0 +1,186 @@
+"""Hugging Face: Parquet shards that `datasets.load_dataset(FOLDER)` and the Hub's viewer read.
+
+    data/train-00000.parquet     path, width, height, image, mask
+    README.md                    the dataset's card: class names by pixel value, and the splits
+    id2label.json                the names once more, as Transformers takes them
+
+`mask` is a PNG of class indices, 255 where there is no label (of more than 254 classes 16 bits, and 65535). `image` is
+the photo's own bytes (--photos copy), its path on this machine (link), or missing (none). Both columns decode to
+Pillow images. Instances are not told apart.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+from annotator.decode import decode
+from annotator.errors import ImageError
+from annotator.run import ImageRecord, RunReader
+from exporters.base import ExportSummary, register
+from exporters.classes import Classes, classes_of
+from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
+from exporters.layouts import LAYOUTS
+from exporters.mask_png import Coding, coding_of, values_of
+from exporters.options import PhotoOptions, SplitOptions
+
+GROUP_ROWS, GROUP_BYTES = 100, 2**25
+"""What is collected before it is written: a row group, which readers load whole."""
+SHARD_BYTES = 2**29
+SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
+"""As the Hub calls them."""
+
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@dataclass(frozen=True)
+class HfDatasetOptions(SplitOptions, PhotoOptions):
+    """As everywhere, but photos may lie in the shards: copy, the default, puts their bytes there; link their path."""
+
+    photos: Literal["link", "copy", "none"] = "copy"
+
+
+@register("hf-dataset", HfDatasetOptions, "Hugging Face dataset: photos and masks in Parquet shards")
+def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummary:
+    """Streams the run; holds a row group."""
+    refuse_among_photos(run, out)
+    classes = classes_of(run, options)
+    coding = coding_of(classes, LAYOUTS["plain"])
+    summary = ExportSummary(out, notes=[*classes.notes])
+    refuse_other_splits(path for split in options.unused for path in (out / "data").glob(f"{split}-?????.parquet"))
+    shards = {split: Shards(out / "data", split, _schema(options)) for split in options.splits}
+    gone = 0
+    try:
+        for record in labelled(run, summary, upright=options.photos != "link"):
+            row: dict[str, Any] = {"path": record.path, "width": record.width, "height": record.height}
+            if options.photos != "none":
+                picture = _photo(run.image_root / record.path, record, embed=options.photos == "copy")
+                if picture is None:
+                    gone += 1
+                    continue
+                row["image"] = picture
+            row["mask"] = {"bytes": _mask(record, classes, coding), "path": None}
+            shards[options.split_of(record.path)].add(row)
+            summary.annotations += len(record.segments)
+    except BaseException:
+        for each in shards.values():
+            each.abandon()
+        raise
+    for split, each in shards.items():
+        for stale in set((out / "data").glob(f"{split}-?????.parquet")) - set(each.finish()):
+            stale.unlink()  # a longer export before this one
+    _write_tables(out, classes, coding, {split: each.rows for split, each in shards.items()})
+    if gone:
+        summary.images -= gone
+        summary.notes.append(f"{gone:,} photos are left out: they are no longer in {run.image_root}")
+    return summary
+
+
+class Shards:
+    """Rows of one split as `FOLDER/train-00000.parquet` and so on, which get their names when all are whole."""
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._folder = folder
+        self._split = split
+        self._schema = schema
+        self._waiting: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._shards: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        self._waiting.append(row)
+        self._bytes += sum(len(cell["bytes"] or b"") for cell in row.values() if isinstance(cell, dict))
+        if len(self._waiting) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+
+    def finish(self) -> list[Path]:
+        """The shards by their final names."""
+        self._flush()
+        self._close()
+        final = [self._folder / f"{self._split}-{number:05d}.parquet" for number in range(len(self._shards))]
+        for temporary, path in zip(self._shards, final, strict=True):
+            os.replace(temporary, path)
+        return final
+
+    def abandon(self) -> None:
+        self._close()
+        for temporary in self._shards:
+            temporary.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if self._writer is None:
+            self._shards.append(self._folder / f".{self._split}-{len(self._shards):05d}.{os.getpid()}.tmp")
+            self._writer = pq.ParquetWriter(self._shards[-1], self._schema, compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting, self._bytes = [], 0
+        if self._shards[-1].stat().st_size >= SHARD_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _schema(options: HfDatasetOptions) -> pa.Schema:
+    """With the features as `datasets` keeps them, so that pictures come back as pictures."""
+    numbers = {"width": "int32", "height": "int32"}
+    pictures = ["mask"] if options.photos == "none" else ["image", "mask"]
+    features = {
+        "path": {"dtype": "string", "_type": "Value"},
+        **{name: {"dtype": kind, "_type": "Value"} for name, kind in numbers.items()},
+        **{name: {"_type": "Image"} for name in pictures},
+    }
+    fields = [("path", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
+    return pa.schema(
+        [*fields, *((name, PICTURE) for name in pictures)],
+        metadata={"huggingface": json_line({"info": {"features": features}})},
+    )
+
+
+def _photo(path: Path, record: ImageRecord, *, embed: bool) -> dict[str, Any] | None:
+    """None where it is gone. A photo that EXIF turns is embedded upright."""
+    try:
+        if not embed:
+            return {"bytes": None, "path": str(path.resolve(strict=True))}
+        if record.orientation <= 1:
+            return {"bytes": path.read_bytes(), "path": path.name}
+        buffer = io.BytesIO()
+        photo = decode(path, max_pixels=record.width * record.height)
+        Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+        return {"bytes": buffer.getvalue(), "path": path.name}
+    except (ImageError, FileNotFoundError):
+        return None
+
+
+def _mask(record: ImageRecord, classes: Classes, coding: Coding) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values_of(record, classes, coding)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_tables(out: Path, classes: Classes, coding: Coding, rows: dict[str, int]) -> None:
+    names = json_line(dict(enumerate(classes.names)))
+    files = [{"split": SPLIT_NAMES[split], "path": f"data/{split}-*.parquet"} for split in rows if rows[split]]
+    card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
+    write_text(out / "id2label.json", names + "\n")
+    write_text(
+        out / "README.md",
+        f"---\n{card}---\n\n"
+        f"`mask` holds a class index per pixel; {coding.nothing} is a pixel without a label.\n\n"
+        f"```json\n{names}\n```\n",
+    )

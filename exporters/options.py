@@ -1,0 +1,196 @@
+"""What every format may be told, and the stage before it: which photos and segments reach a format at all.
+
+A format's options are a dataclass that takes what makes sense for it from those here; the stage streams, so a
+format sees one photo at a time whatever was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from annotator.open_labels import LabelCount, count_labels, normalise
+from annotator.prediction import Segment
+from annotator.run import ImageRecord, RunReader
+from exporters.pieces import View
+
+SPLITS = ("train", "val", "test")
+
+Amend = Callable[[Iterator[ImageRecord]], Iterator[ImageRecord]]
+"""What people said about a run, put over its records, which come and go in path order."""
+
+Keep = Callable[[ImageRecord], bool]
+"""Whether a photo is exported at all; for one, whether it is approved."""
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """min_count: of labels that a labeler made up, those in fewer photos are left out.
+    top:       of such labels at most so many, those in most photos.
+    min_score: segments with a lower score count as unlabelled.
+    """
+
+    min_count: int = 1
+    top: int | None = None
+    min_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"min_count: expected 1 or more photos, but got {self.min_count}")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top: expected 1 or more classes, but got {self.top}")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score: expected 0 to 1, but got {self.min_score}")
+
+
+EVERYTHING = CommonOptions()
+
+
+@dataclass(frozen=True)
+class SplitOptions(CommonOptions):
+    """split: shares of train/val or train/val/test, such as 0.9/0.1; none puts every photo into train.
+    seed:  of the split. A photo's path alone decides where it goes, so new photos move no other.
+    """
+
+    split: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares_of(self.split)
+
+    def split_of(self, path: str) -> str:
+        """train, val or test."""
+        names = self.splits
+        if len(names) == 1:
+            return names[0]
+        digest = hashlib.sha256(f"{self.seed}/{path}".encode()).digest()
+        place = int.from_bytes(digest[:8]) / 2**64
+        for name, share in zip(names[:-1], shares_of(self.split), strict=False):
+            if place < share:
+                return name
+            place -= share
+        return names[-1]
+
+    def elsewhere(self, split: str) -> tuple[str, ...]:
+        """The splits where a photo of this one must not be; none where no split is asked for."""
+        return tuple(name for name in SPLITS if name != split) if self.split else ()
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The splits that must not be there; none where no split is asked for."""
+        return SPLITS[len(self.splits) :] if self.split else ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that photos may go to."""
+        return SPLITS[: len(shares_of(self.split))]
+
+
+@dataclass(frozen=True)
+class PieceOptions(CommonOptions):
+    """instances:  every connected part of a class is an annotation of its own; else all pixels of a class are one.
+    min_area:   connected parts with fewer pixels are left out.
+    fill_holes: unlabelled pixels that a mask encloses join it; masks stay disjoint.
+    """
+
+    instances: bool = False
+    min_area: int = 0
+    fill_holes: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_area < 0:
+            raise ValueError(f"min_area: expected 0 or more pixels, but got {self.min_area}")
+
+    @property
+    def view(self) -> View:
+        return View(self.instances, self.min_area, self.fill_holes)
+
+
+@dataclass(frozen=True)
+class PolygonOptions(PieceOptions):
+    """simplify: polygons may leave the pixel edges by so many pixels, for fewer corners; the export says what
+    IoU with the exact masks that costs."""
+
+    simplify: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.simplify < 0:
+            raise ValueError(f"simplify: expected 0 or more pixels, but got {self.simplify}")
+
+
+@dataclass(frozen=True)
+class PhotoOptions(CommonOptions):
+    """photos: how the photos come along: symbolic links, copies, or not at all. They are named .jpg whatever they
+    are, and photos that EXIF turns are always upright JPEG copies."""
+
+    photos: Literal["link", "copy", "none"] = "link"
+
+
+def shares_of(split: str) -> tuple[float, ...]:
+    """`0.9/0.1` -> (0.9, 0.1), which sum to 1; all to train where it is empty."""
+    if not split:
+        return (1.0,)
+    try:
+        shares = tuple(float(share) for share in split.split("/"))
+    except ValueError:
+        shares = ()
+    if not 2 <= len(shares) <= len(SPLITS) or any(not share >= 0 for share in shares) or not 0 < sum(shares) < 1e9:
+        raise ValueError(f"split: expected shares of train/val or train/val/test such as 0.9/0.1, but got {split!r}")
+    return tuple(share / sum(shares) for share in shares)
+
+
+def count_segments(photos: Iterable[Sequence[Segment]]) -> list[LabelCount]:
+    """Every class of free-text labels, in order of name: in how many photos, and its pixels."""
+    found: Counter[str] = Counter()
+    areas: Counter[str] = Counter()
+    for segments in photos:
+        named = [(normalise(segment.label), segment.area) for segment in segments]
+        found.update({name for name, _ in named})
+        for name, area in named:
+            areas[name] += area
+    return [LabelCount(name, found[name], areas[name]) for name in sorted(found)]
+
+
+class SelectedRun(RunReader):
+    """A run as a format is to see it: amended, then only the records to keep, then only segments that score enough.
+
+    hidden: segments left out for their score, in the last walk over the records.
+    """
+
+    def __init__(
+        self, run: RunReader, min_score: float = 0.0, amend: Amend | None = None, keep: Keep | None = None
+    ) -> None:
+        self.directory = run.directory
+        self.manifest = run.manifest
+        self.hidden = 0
+        self._run = run
+        self._min_score = min_score
+        self._amend = amend
+        self._keep = keep
+
+    def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
+        """Without segments: every photo that the run knows, whether it is selected or not."""
+        found = self._run.records(segments=segments)
+        return self._selected(found) if segments else found
+
+    def label_counts(self) -> list[LabelCount]:
+        """The classes that the labels name where no vocabulary does, as they are after amending."""
+        if self._amend is None and not self._min_score:
+            inner = self._run
+            return inner.label_counts() if isinstance(inner, SelectedRun) else count_labels(self.directory)
+        return count_segments(record.segments for record in self.records())
+
+    def _selected(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
+        self.hidden = 0
+        for record in self._amend(records) if self._amend else records:
+            if self._keep and not self._keep(record):
+                continue
+            kept = tuple(segment for segment in record.segments if segment.score >= self._min_score)
+            self.hidden += len(record.segments) - len(kept)
+            yield record if len(kept) == len(record.segments) else replace(record, segments=kept)

@@ -1,0 +1,164 @@
+"""Pascal VOC, whole: boxes, masks of classes and masks of objects.
+
+    Annotations/a.xml           a box per object: pixels counted from 1, both ends included
+    SegmentationClass/a.png     0 = background, classes from 1, 255 = no label
+    SegmentationObject/a.png    0 = background, objects from 1 in the order of the XML, 255 = no label
+    ImageSets/Main, ImageSets/Segmentation    train.txt, trainval.txt, and val.txt, test.txt
+    JPEGImages/a.jpg
+    labelmap.txt                `name:r,g,b::` per class, as CVAT and Datumaro want it
+
+Objects are the connected parts of each class. The format holds 254 objects per photo and 254 classes; of more
+objects the smallest are left out. `mask-png --preset voc` writes the class masks alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from annotator.errors import ConfigError
+from annotator.prediction import decode
+from annotator.run import ImageRecord, RunReader
+from exporters.base import ExportSummary, register
+from exporters.classes import Classes, classes_of, voc_color
+from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, replacing, write_text, writing
+from exporters.layouts import PHOTO_SUFFIX, Photos, voc_line
+from exporters.markup import quoted
+from exporters.options import PhotoOptions, PieceOptions, SplitOptions
+from exporters.pieces import Piece, piece_map
+
+MOST = 254
+VOID = 255
+FOLDERS = ("Annotations", "SegmentationClass", "SegmentationObject", "JPEGImages")
+
+
+@dataclass(frozen=True)
+class VocOptions(PieceOptions, SplitOptions, PhotoOptions):
+    """As everywhere, but instances on, as boxes are round objects."""
+
+    instances: bool = True
+
+
+@register("voc", VocOptions, "Pascal VOC: boxes in XML, class and object masks, lists per split")
+def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
+    """Streams the run, a photo at a time."""
+    for folder in FOLDERS:
+        refuse_among_photos(run, out / folder)
+    classes = classes_of(run, options)
+    if len(classes.objects) > MOST:
+        raise ConfigError(
+            f"expected at most {MOST} classes for VOC, but found {len(classes.objects):,}; export to coco instead"
+        )
+    values = {index: value for value, index in enumerate(classes.objects, start=1)}
+    palettes = {"SegmentationClass": _palette(classes, values), "SegmentationObject": _palette(classes, {})}
+    summary, names, photos = ExportSummary(out, notes=[*classes.notes]), Names(), Photos(run, options.photos)
+    unlisted = dropped = 0
+    with ExitStack() as stack:
+        lists = _lists(out, stack, options)
+        for record in labelled(run, summary, upright=options.photos != "none"):
+            stem = names.stem(record.path)
+            if not photos.bring(record, out / "JPEGImages" / f"{stem}{PHOTO_SUFFIX}"):
+                continue
+            objects, class_values, object_values = _masks(record, classes, values, options)
+            dropped += max(len(objects) - MOST, 0)
+            objects = objects[:MOST]
+            write_text(out / "Annotations" / f"{stem}.xml", _xml(record, stem, objects, classes))
+            for folder, pixels in (("SegmentationClass", class_values), ("SegmentationObject", object_values)):
+                image = Image.fromarray(pixels)
+                image.putpalette(palettes[folder])
+                with replacing(out / folder / f"{stem}.png") as temporary:
+                    image.save(temporary, "PNG")
+            summary.annotations += len(objects)
+            line = voc_line(stem)
+            unlisted += line is None
+            split = options.split_of(record.path)
+            for listed in (split, "trainval") if split != "test" else (split,):
+                for file in lists[listed] if line else ():
+                    file.write(f"{line}\n")
+    with writing(out / "labelmap.txt") as file:
+        file.write(_label_map(classes, values))
+    if dropped:
+        summary.notes.append(f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise min_area")
+    if unlisted:
+        summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
+    photos.note(summary)
+    names.note(summary)
+    return summary
+
+
+def _lists(out: Path, stack: ExitStack, options: VocOptions) -> dict[str, list[IO[str]]]:
+    """The files that name the photos of each split, open for writing."""
+    folders = [out / "ImageSets" / kind for kind in ("Main", "Segmentation")]
+    refuse_other_splits(folder / f"{split}.txt" for split in options.unused for folder in folders)
+    return {
+        name: [stack.enter_context(writing(folder / f"{name}.txt")) for folder in folders]
+        for name in (*options.splits, "trainval")
+    }
+
+
+def _masks(
+    record: ImageRecord, classes: Classes, values: dict[int, int], options: VocOptions
+) -> tuple[list[Piece], NDArray[np.uint8], NDArray[np.uint8]]:
+    """All objects, and the pixels of the class and the object mask, which hold the first of them: the largest where
+    there are too many, else by class and in reading order."""
+    found = piece_map(record, classes.object_index, options.view)
+    by_number = found.pieces()
+    order = list(by_number)
+    if len(order) > MOST:
+        order.sort(key=lambda number: -by_number[number].area)
+    background = np.zeros(record.size, dtype=np.bool_)
+    for segment in record.segments:
+        if classes.index(segment) == classes.background:
+            background |= decode(segment.rle, record.size)
+    rest = np.where(background, 0, VOID).astype(np.uint8)
+    class_of = np.full(len(found.class_indices) + 1, VOID, dtype=np.uint8)  # the last one for -1, nothing
+    object_of = class_of.copy()
+    for place, number in enumerate(order[:MOST], start=1):
+        class_of[number], object_of[number] = values[by_number[number].class_index], place
+    pixels = [np.where(lookup[found.numbers] == VOID, rest, lookup[found.numbers]) for lookup in (class_of, object_of)]
+    return [by_number[number] for number in order], pixels[0], pixels[1]
+
+
+def _xml(record: ImageRecord, stem: str, objects: list[Piece], classes: Classes) -> str:
+    lines = [
+        "<annotation>",
+        "  <folder>JPEGImages</folder>",
+        f"  <filename>{quoted(stem + PHOTO_SUFFIX)}</filename>",
+        f"  <path>{quoted(record.path)}</path>",
+        f"  <size><width>{record.width}</width><height>{record.height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for piece in objects:
+        x, y, width, height = piece.bbox
+        truncated = x == 0 or y == 0 or x + width == record.width or y + height == record.height
+        lines += [
+            "  <object>",
+            f"    <name>{quoted(classes.names[piece.class_index])}</name>",
+            f"    <pose>Unspecified</pose><truncated>{int(truncated)}</truncated><difficult>0</difficult>",
+            f"    <bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+            f"<xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox>",
+            f"    <score>{piece.score}</score>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>\n"])
+
+
+def _palette(classes: Classes, values: dict[int, int]) -> bytes:
+    """VOC's 256 colours, with the vocabulary's own put over them."""
+    colors = [voc_color(value) for value in range(256)]
+    for index, value in values.items():
+        colors[value] = classes.color(index, value)
+    return bytes(channel for color in colors for channel in color)
+
+
+def _label_map(classes: Classes, values: dict[int, int]) -> str:
+    """A colon would end a name, so it becomes a blank, as line breaks do."""
+    rows = [("background", voc_color(0)), *((classes.names[i], classes.color(i, value)) for i, value in values.items())]
+    lines = [f"{' '.join(name.replace(':', ' ').split())}:{','.join(map(str, color))}::\n" for name, color in rows]
+    return "# label:color_rgb:parts:actions\n" + "".join(lines)

@@ -1,0 +1,79 @@
+"""`annotate export` and its flags."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_formats import files_below, save_photos
+from typer.testing import CliRunner, Result
+
+from annotator.cli import app
+from annotator.corrections import Correction, append, fingerprint
+from annotator.errors import ConfigError
+from exporters.base import available, find
+
+NAMES = ["background", "cat", "dog"]
+
+
+def export(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_every_format_by_its_name_alone(make_run, noise, tmp_path) -> None:
+    """Into the run's own folder."""
+    maps = {f"{index}.jpg": noise(index, 20, 30, 3) for index in range(3)}
+    run = make_run(maps, NAMES, root=save_photos(tmp_path / "photos", maps))
+    for name in available():
+        assert "3 photos" in export(run.directory, "--format", name).output
+    made = {path.name for path in (run.directory / "exports").iterdir()}
+    assert {f"{name}{find(name).suffix}" for name in available()} <= made
+
+
+def test_flags_reach_the_format(make_run, noise, tmp_path) -> None:
+    maps = {f"{index}.jpg": noise(index, 20, 30, 3) for index in range(12)}
+    run = make_run(maps, NAMES, root=save_photos(tmp_path / "photos", maps))
+    flags = ["--split", "0.4/0.3/0.3", "--seed", "3", "--photos", "copy", "--simplify", "1", "--min-area", "4"]
+    result = export(run.directory, "--format", "yolo-seg", "--out", tmp_path / "yolo", *flags)
+    assert "simplify 1: mean IoU with the exact masks 0." in result.output
+    images = files_below(tmp_path / "yolo/images")
+    assert len(images) == 12
+    assert {name.split("/")[0] for name in images} == {"train", "val", "test"}
+    assert not any((tmp_path / "yolo/images" / name).is_symlink() for name in images)
+    export(run.directory, "--format", "cvat", "--out", tmp_path / "a.xml", "--shape", "polygon", "--instances")
+    assert "<polygon" in (tmp_path / "a.xml").read_text()
+    export(run.directory, "--out", tmp_path / "a.json", "--min-score", "0.6")
+    assert json.loads((tmp_path / "a.json").read_text())["annotations"] == []
+
+
+def test_flags_of_another_format_are_refused(make_run, tmp_path) -> None:
+    run = make_run({"a.jpg": np.zeros((1, 1), dtype=np.int32)}, NAMES)
+    with pytest.raises(ConfigError, match="format overlay has no setting 'split'"):
+        export(run.directory, "--format", "overlay", "--split", "0.9/0.1")
+
+
+def test_reviewed_photos(make_run, tmp_path) -> None:
+    """What a person edited is exported, what is to be redone is not; and on demand only what is approved."""
+    maps = dict.fromkeys(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], np.ones((2, 3), dtype=np.int32))
+    run = make_run(maps, NAMES)
+    seen = {record.path: record for record in run.records()}
+    dog = tuple(replace(segment, label="dog") for segment in seen["b.jpg"].segments)
+    said = [
+        Correction("a.jpg", 3, 2, "approve", False, fingerprint(seen["a.jpg"].segments), seen["a.jpg"].segments),
+        Correction("b.jpg", 3, 2, "approve", True, fingerprint(seen["b.jpg"].segments), dog),
+        Correction("c.jpg", 3, 2, "reject", False, fingerprint(seen["c.jpg"].segments), ()),
+    ]
+    assert append(run.directory, said)
+    out = tmp_path / "labels.json"
+    result = export(run.directory, "--out", out)
+    assert "as reviewed: 1 photos edited, 2 approved, 1 left out" in result.output
+    content = json.loads(out.read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "b.jpg", "d.jpg"]
+    assert [each["category_id"] for each in content["annotations"]] == [2, 3, 2]
+    export(run.directory, "--out", out, "--only", "approved")
+    assert [image["file_name"] for image in json.loads(out.read_text())["images"]] == ["a.jpg", "b.jpg"]
