@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annotator.commands import evaluate, models, report, results, train
+from annotator.commands import evaluate, models, report, results, review, train
 from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
@@ -122,8 +122,9 @@ def status(
 
 
 app.command()(results.export)
-app.command("eval")(evaluate.evaluate)
+app.command()(review.review)
 app.command()(report.report)
+app.command("eval")(evaluate.evaluate)
 app.command()(results.relabel)
 app.command()(results.show)
 

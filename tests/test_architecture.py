@@ -30,6 +30,7 @@ UPPER_FLOORS = (
     "annotator.console",
     "annotator.demo",
     "annotator.gallery",
+    "annotator.review",
     "annotator.show",
 )
 CONCRETE_LABELERS = ("labelers.maskclip", "labelers.dinoiser", "labelers.diy", "labelers.zeroguide")

@@ -75,16 +75,21 @@ def report(
 
 
 def _gallery(run: Path, out: Path | None, sort: Sort, limit: int | None, overwrite: bool) -> None:
+    from functools import partial
+
     from rich.text import Text
 
     from annotator import console
+    from annotator.corrections import corrected, pulls
     from annotator.gallery.report import make_report
     from annotator.run import open_run
+    from exporters.options import SelectedRun
 
+    shown = opened = open_run(run)
+    if pulls(run):
+        shown = SelectedRun(opened, amend=partial(corrected, run=opened))
     with console.stages() as report:
-        done = make_report(
-            open_run(run), out or run / "report", sort=sort, limit=limit, overwrite=overwrite, report=report
-        )
+        done = make_report(shown, out or run / "report", sort=sort, limit=limit, overwrite=overwrite, report=report)
     lines = [f"{console.count(done.shown, 'photo')} on {console.count(done.pages, 'page')} → {done.index}"]
     if done.missing:
         lines.append(f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read")

@@ -15,6 +15,7 @@ from helpers_runs import ROOT, environment, manifest, python, write_photos
 from PIL import Image
 
 from annotator.commands.report import report
+from annotator.corrections import Correction, append
 from annotator.errors import ConfigError
 from annotator.gallery import cards
 from annotator.gallery.markup import Markup, escaped, fill, joined, script_json, visible
@@ -499,6 +500,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "2 of them are shown as masks alone" in shown
     report(run.directory, tmp_path / "report", sort="confidence", limit=1)
     assert names_on(tmp_path / "report" / "index.html") == ["b"]
+
+
+def test_what_a_person_rejected_is_not_shown(tmp_path: Path) -> None:
+    run = write_plain_run(tmp_path, {"a": [(1, 1)], "b": []})
+    first = next(iter(run.records()))
+    append(run.directory, [Correction(first.path, first.width, first.height, "reject")])
+    report(run.directory)
+    assert names_on(run.directory / "report" / "index.html") == ["b"]
 
 
 def test_the_package_brings_its_files() -> None:

@@ -1,0 +1,162 @@
+"""A person's look at a run: the FiftyOne app, and what was changed there."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from annotator.commands.arguments import RunArgument
+
+if TYPE_CHECKING:
+    from annotator.corrections import Pull
+    from annotator.review.dataset import Opened
+    from annotator.review.pull import Pulled
+    from annotator.run import RunReader
+
+Report = Callable[[str, float, str], None]
+
+
+def review(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(help="Of the app.")] = 5151,
+    browser: Annotated[
+        bool | None,
+        typer.Option("--browser/--no-browser", help="Open it in your browser.", show_default="unless --remote"),
+    ] = None,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Let other machines connect; they can read any photo that you can.")
+    ] = False,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of mask PNGs or COCO JSON to show beside the run's masks.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another run of the same photos, beside this one.", metavar="OTHER_RUN")
+    ] = None,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Bring verdicts and edits back into the run; exports then apply them.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="What was pulled so far.")] = False,
+    undo: Annotated[int | None, typer.Option(help="Take back the pull of this number.", metavar="N")] = None,
+    discard: Annotated[bool, typer.Option("--discard", help="Drop edits in the app that were not pulled.")] = False,
+) -> None:
+    """Look at a run in the FiftyOne app; tag photos approve, reject or redo, edit masks; then --pull."""
+    from annotator import console, corrections
+    from annotator.errors import ConfigError
+    from annotator.run import open_run
+
+    if sum((pull, list_, undo is not None, discard)) > 1:
+        raise ConfigError("expected one of --pull, --list, --undo and --discard, but got several")
+    opened = open_run(run)
+    if list_:
+        for line in _pull_lines(corrections.pulls(opened.directory)):
+            console.out.print(line, markup=False)
+    elif undo is not None:
+        taken_back = corrections.undo(opened.directory, undo)
+        console.out.print(f"pull {taken_back.number} is undone; the app shows it when it is opened again")
+    elif pull:
+        _pull(opened)
+    else:
+        _open(opened, compare, ground_truth, port, remote, not remote if browser is None else browser, discard)
+
+
+def _pull(run: RunReader) -> None:
+    from annotator import console
+    from annotator.review.database import open_fiftyone
+    from annotator.review.pull import pull
+
+    with console.stages() as report:
+        fiftyone = open_fiftyone(run)
+        pulled = pull(fiftyone, run, _counted(report, "pulling"))
+    for line in _pulled_lines(pulled, run):
+        console.out.print(line, markup=False)
+
+
+def _open(
+    run: RunReader,
+    compare: Path | None,
+    ground_truth: Path | None,
+    port: int,
+    remote: bool,
+    browser: bool,
+    discard: bool,
+) -> None:
+    from annotator import console
+    from annotator.review import beside, dataset, server, views
+    from annotator.review.database import open_fiftyone
+    from annotator.run import open_run
+
+    server.refuse_taken(port, remote=remote)
+    with console.stages() as report:
+        fiftyone = open_fiftyone(run)
+        opened = dataset.open_dataset(fiftyone, run, _counted(report, "photos"), discard=discard)
+        if compare is not None:
+            beside.add_other_run(fiftyone, opened, run, open_run(compare), _counted(report, "other run"))
+        if ground_truth is not None:
+            beside.add_truth(fiftyone, opened, run, ground_truth, _counted(report, "truth"))
+        views.decorate(fiftyone, opened)
+    for line in _opened_lines(opened, run):
+        console.out.print(line, markup=False)
+    with server.serving(fiftyone, opened.dataset, port, remote=remote) as address:
+        console.out.print(f"the app: {address}   stop it with Ctrl-C", markup=False)
+        sys.stdout.flush()
+        if remote:
+            console.status("anyone who reaches this port can read the files that you can read")
+        if browser and not server.show(address):
+            console.status("no browser was found to open; use the address above")
+        _wait()
+
+
+def _wait() -> None:
+    """Until Ctrl-C, or until the process is asked to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+def _counted(report: Report, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(stage, done / max(total, 1), f"{done:,} of {total:,}")
+
+
+def _opened_lines(opened: Opened, run: RunReader) -> list[str]:
+    lines = [
+        f"dataset {opened.dataset.name}: {len(opened.dataset):,} photos; {opened.added:,} added, "
+        f"{opened.refreshed:,} refreshed, {opened.removed:,} removed"
+    ]
+    if opened.waiting:
+        lines.append(
+            f"  note: {opened.waiting:,} photos were edited in the app and labelled anew since; they are shown as they "
+            "were edited, and cannot be pulled; --discard shows the new labels"
+        )
+    return [*lines, f"afterwards: annotate review {run.directory} --pull"]
+
+
+def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
+    lines = ["nothing is new since the last pull"] if pulled.pull is None else [_line(pulled.pull)]
+    if pulled.stale:
+        lines.append(
+            f"  note: {pulled.stale:,} edited photos were labelled anew since they were opened; their edits stay in "
+            "the app; --discard drops them"
+        )
+    if pulled.boxes:
+        lines.append(f"  note: {pulled.boxes:,} new instances are boxes without a mask, which say nothing of pixels")
+    if pulled.pull is not None:
+        lines.append(f"exports apply it; take it back: annotate review {run.directory} --undo {pulled.pull.number}")
+    return lines
+
+
+def _pull_lines(pulls: list[Pull]) -> list[str]:
+    return [_line(pull) for pull in pulls] or ["nothing was pulled yet"]
+
+
+def _line(pull: Pull) -> str:
+    said = [f"{count:,} {verdict}" for verdict, count in pull.verdicts.items() if count]
+    told = ", ".join([*([f"{pull.edited:,} edited"] if pull.edited else []), *said]) or "verdicts withdrawn"
+    mark = "  (undone)" if pull.undone else ""
+    return f"pull {pull.number}  {pull.created}  {pull.photos:,} photo{'' if pull.photos == 1 else 's'}: {told}{mark}"

@@ -1,0 +1,356 @@
+"""A run in the real FiftyOne over a real MongoDB, and what a person changed there back in the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from reference.open_runs import Labelled, write_run
+
+from annotator.corrections import corrected, pulls, reviewed, undo
+from annotator.errors import ConfigError, RunError
+from annotator.record import ImageRecord
+from annotator.review.beside import add_other_run, add_truth
+from annotator.review.database import cache_folder, open_fiftyone
+from annotator.review.dataset import open_dataset
+from annotator.review.pull import pull
+from annotator.review.views import decorate
+from annotator.run import RunReader, RunWriter
+from annotator.vocabulary import Vocabulary
+from exporters.base import export
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("fiftyone") is None, reason="needs pip install 'annotate[review]'"),
+]
+
+CLASSES = Vocabulary.of(["background", "cat", "dog"])
+SCENE = np.zeros((24, 32), dtype=np.int32)  # two cats and a dog
+SCENE[2:10, 3:12] = SCENE[14:20, 2:6] = 1
+SCENE[12:22, 18:30] = 2
+HOSTILE = "d'or \"<script>alert(1)</script>\n☃.jpg"
+
+
+@pytest.fixture(scope="module")
+def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Connected to a database of the tests' own, which FiftyOne's own server keeps."""
+    home = tmp_path_factory.mktemp("home")
+    run = write_run(home / "first", {"a.jpg": scene()}, CLASSES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("FIFTYONE_DATABASE_DIR", str(home / "mongo"))
+        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+        module = open_fiftyone(run)
+        before = set(module.list_datasets())
+        yield module
+        for name in set(module.list_datasets()) - before:
+            module.delete_dataset(name)
+
+
+def scene(label_map: np.ndarray = SCENE, scores: tuple[float, ...] = (0.6, 0.9, 0.5)) -> Labelled:
+    return Labelled(label_map, CLASSES.names, scores=scores)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunReader:
+    photos = {"a.jpg": scene(scores=(0.6, 0.4, 0.5)), HOSTILE: scene(), "sub/c.jpg": scene(), "z.jpg": None}
+    return write_run(tmp_path / f"run-{tmp_path.name}", photos, CLASSES, image_root=tmp_path / "photos")
+
+
+def sample_of(dataset: Any, path: str) -> Any:
+    (found,) = (sample for sample in dataset if sample["path"] == path)
+    return found
+
+
+def maps(run: RunReader) -> dict[str, list[list[int]]]:
+    """Class maps as every export would have them."""
+    return {
+        record.path: record.prediction().class_map().tolist()
+        for record in corrected(run.records(), run)
+        if record.status == "ok"
+    }
+
+
+def test_a_run_becomes_a_dataset(fiftyone: Any, run: RunReader) -> None:
+    opened = open_dataset(fiftyone, run)
+    decorate(fiftyone, opened)
+    dataset = fiftyone.load_dataset(run.directory.name)
+    assert dataset.persistent
+    assert dataset.values("path") == ["a.jpg", HOSTILE, "sub/c.jpg", "z.jpg"]
+    assert dataset.values("filepath")[1] == str(run.image_root / HOSTILE)
+    assert dataset.default_mask_targets == {0: "background", 2: "cat", 3: "dog", 255: "(nothing)"}
+    sample = sample_of(dataset, HOSTILE)
+    assert np.asarray(Image.open(sample.segments.mask_path)).tolist() == [
+        [{0: 0, 1: 2, 2: 3}[value] for value in row] for row in SCENE.tolist()
+    ]
+    assert Path(sample.segments.mask_path).is_relative_to(cache_folder(run))
+    assert sample.segments.mask is None  # on the disk, not in the database
+    found = [(each.label, each.confidence, each.bounding_box, each.mask.shape) for each in sample.instances.detections]
+    assert found == [
+        ("cat", 0.9, [3 / 32, 2 / 24, 9 / 32, 8 / 24], (8, 9)),
+        ("cat", 0.9, [2 / 32, 14 / 24, 4 / 32, 6 / 24], (6, 4)),
+        ("dog", 0.5, [18 / 32, 12 / 24, 12 / 32, 10 / 24], (10, 12)),
+    ]
+    assert all(each.mask.all() for each in sample.instances.detections)
+    labels = [(each.label, each.confidence, each.share) for each in sample.labels.classifications]
+    assert labels == [("background", 0.6, 0.7188), ("cat", 0.9, 0.125), ("dog", 0.5, 0.1562)]
+    assert sample.confidence == pytest.approx((0.6 * 552 + 0.9 * 96 + 0.5 * 120) / 768)
+    assert (sample.metadata.width, sample.metadata.height, sample.tags) == (32, 24, [])
+    failed = sample_of(dataset, "z.jpg")
+    assert (failed.status, failed.error, failed.instances, failed.confidence) == ("failed", "empty file", None, None)
+    assert dataset.info["labeler"] == "test"
+    assert dataset.info["config"] == {"seed": 1}
+    views = {name: dataset.load_saved_view(name).values("path") for name in dataset.list_saved_views()}
+    assert views["least confident"] == ["a.jpg", HOSTILE, "sub/c.jpg"]
+    assert views["failures"] == ["z.jpg"]
+    assert views["not looked at"] == dataset.values("path")
+    assert views["approve"] == views["reject"] == views["redo"] == []
+    assert len(views["rare classes"]) == 3
+
+
+def test_it_is_opened_again_and_not_made_twice(fiftyone: Any, run: RunReader) -> None:
+    first = open_dataset(fiftyone, run)
+    assert (first.added, first.refreshed) == (4, 0)
+    first.dataset.add_sample_field("mine", fiftyone.StringField)
+    first.dataset.set_values("mine", ["kept"] * 4)
+    again = open_dataset(fiftyone, run)
+    assert (again.added, again.refreshed, again.removed, again.waiting) == (0, 0, 0, 0)
+    assert again.dataset.name == first.dataset.name
+    with RunWriter.open(run.directory, run.manifest) as writer:  # the run goes on
+        writer.write(ImageRecord("new.jpg", "failed", error="empty file"))
+    other = SCENE.copy()
+    other[0, 0] = 1
+    resumed = open_dataset(fiftyone, run)
+    assert (resumed.added, resumed.refreshed, resumed.dataset.count()) == (1, 0, 5)
+    rerun = write_run(run.directory, {"a.jpg": scene(other), "sub/c.jpg": scene()}, CLASSES)
+    renewed = open_dataset(fiftyone, rerun)
+    assert (renewed.added, renewed.refreshed, renewed.removed) == (0, 1, 3)
+    assert sample_of(renewed.dataset, "a.jpg").segments.get_mask()[0, 0] == 2
+    assert set(renewed.dataset.values("mine")) == {"kept"}
+    assert len(list((cache_folder(run) / "masks").rglob("*.png"))) == 3
+
+
+def test_masks_that_were_deleted_are_written_again(fiftyone: Any, run: RunReader) -> None:
+    dataset = open_dataset(fiftyone, run).dataset
+    shutil.rmtree(cache_folder(run))
+    sample = sample_of(dataset, "sub/c.jpg")
+    sample.instances.detections.pop()
+    sample.save()
+    pulled = pull(fiftyone, run).pull
+    assert pulled is not None
+    assert (pulled.photos, pulled.edited) == (1, 1)
+    assert open_dataset(fiftyone, run).refreshed == 2
+    assert sample_of(dataset, "a.jpg").segments.get_mask().shape == SCENE.shape
+
+
+def test_two_runs_of_one_name_have_a_dataset_each(fiftyone: Any, run: RunReader, tmp_path: Path) -> None:
+    namesake = write_run(tmp_path / "elsewhere" / run.directory.name, {"b.jpg": scene()}, CLASSES)
+    first, second = open_dataset(fiftyone, run), open_dataset(fiftyone, namesake)
+    assert second.dataset.name.startswith(f"{first.dataset.name}-")
+    assert second.dataset.values("path") == ["b.jpg"]
+    assert open_dataset(fiftyone, namesake).added == 0
+
+
+def test_exactly_what_was_changed_comes_back(fiftyone: Any, run: RunReader) -> None:
+    dataset = open_dataset(fiftyone, run).dataset
+    assert pull(fiftyone, run).pull is None
+    sample = sample_of(dataset, "a.jpg")  # one cat goes, the other was a dog
+    gone, other, _ = sample.instances.detections
+    sample.instances.detections.remove(gone)
+    other.label = "dog"
+    sample.tags += ["approve", "my own"]
+    sample.save()
+    sample = sample_of(dataset, HOSTILE)  # painted over
+    painted = sample.segments.get_mask().copy()
+    painted[0:3, 0:3] = 3
+    painted[23, :] = 255
+    sample.segments.mask = painted
+    sample.save()
+    sample = sample_of(dataset, "sub/c.jpg")
+    sample.tags.append("reject")
+    sample.save()
+
+    pulled = pull(fiftyone, run)
+    assert pulled.pull is not None
+    assert (pulled.pull.photos, pulled.pull.edited, pulled.stale, pulled.boxes) == (3, 2, 0, 0)
+    first, second = SCENE.copy(), SCENE.copy()
+    first[2:10, 3:12], first[14:20, 2:6] = 0, 2
+    second[0:3, 0:3], second[23, :] = 2, -1
+    assert maps(run) == {"a.jpg": first.tolist(), HOSTILE: second.tolist()}
+    assert [each.verdict for each in reviewed(run)] == ["approve", "", "reject", ""]
+
+    approved = partial(corrected, run=run, only_approved=True)
+    out = run.directory.parent / "labels.json"
+    export("coco", run, out, {"segmentation": "rle"}, amend=approved)  # and a reader that is not ours
+    labels = json.loads(out.read_text())
+    assert [image["file_name"] for image in labels["images"]] == ["a.jpg"]
+    names = {category["id"]: category["name"] for category in labels["categories"]}
+    masks = {names[each["category_id"]]: coco_mask.decode(each["segmentation"]) for each in labels["annotations"]}
+    assert list(masks) == ["dog"]
+    assert masks["dog"].tolist() == (first == 2).astype(int).tolist()
+
+    assert pull(fiftyone, run).pull is None
+    sample = sample_of(dataset, "a.jpg")  # the app shows what the run says now, everywhere
+    assert [each.label for each in sample.instances.detections] == ["dog", "dog"]
+    assert (sample.segments.get_mask() == np.array([0, 2, 3])[first]).all()
+    assert (sample.tags, sample.edited) == (["my own", "approve"], True)
+    assert open_dataset(fiftyone, run).refreshed == 0
+
+
+def test_labels_and_new_shapes_come_back_too(fiftyone: Any, run: RunReader) -> None:
+    dataset = open_dataset(fiftyone, run).dataset
+    sample = sample_of(dataset, "a.jpg")
+    sample.labels.classifications[1].label = "dog"  # every cat
+    sample.save()
+    sample = sample_of(dataset, "sub/c.jpg")
+    cat, _, dog = sample.instances.detections
+    cat.bounding_box = [3 / 32, 2 / 24, 18 / 32, 8 / 24]  # twice as wide
+    dog.mask = np.tri(10, 12, dtype=bool)
+    added = [
+        fiftyone.Detection(label="dog", bounding_box=[0, 0, 2 / 32, 1 / 24], mask=np.ones((1, 2), dtype=bool)),
+        fiftyone.Detection(label="dog", bounding_box=[0, 0, 0.5, 0.5]),
+    ]
+    sample.instances.detections += added
+    sample.save()
+    assert pull(fiftyone, run).boxes == 1
+    first, second = SCENE.copy(), SCENE.copy()
+    first[SCENE == 1] = 2
+    second[2:10, 3:21] = 1
+    second[12:22, 18:30] = np.where(np.tri(10, 12), 2, 0)
+    second[0, 0:2] = 2
+    assert maps(run) == {"a.jpg": first.tolist(), HOSTILE: SCENE.tolist(), "sub/c.jpg": second.tolist()}
+
+
+def test_a_mistake_in_the_app_pulls_nothing(fiftyone: Any, run: RunReader) -> None:
+    with pytest.raises(RunError, match="no FiftyOne dataset of this run"):
+        pull(fiftyone, run)
+    dataset = open_dataset(fiftyone, run).dataset
+    sample = sample_of(dataset, "a.jpg")
+    sample.tags.append("approve")
+    sample.save()
+    sample = sample_of(dataset, "sub/c.jpg")
+    sample.instances.detections[0].label = "zebra"
+    sample.save()
+    with pytest.raises(RunError, match=r"sub/c\.jpg: expected a class of the run .*'zebra'"):
+        pull(fiftyone, run)
+    assert pulls(run.directory) == []
+    opened = open_dataset(fiftyone, run, discard=True)
+    assert (opened.refreshed, opened.waiting) == (2, 0)
+    assert pull(fiftyone, run).pull is None
+    sample = sample_of(dataset, "a.jpg")
+    sample.segments.mask = np.zeros((3, 3), dtype=np.uint8)
+    sample.save()
+    with pytest.raises(RunError, match=r"a\.jpg: expected a mask of 32 x 24 pixels .* found shape \(3, 3\)"):
+        pull(fiftyone, run)
+
+
+def test_an_undone_pull_leaves_the_app_too(fiftyone: Any, run: RunReader) -> None:
+    dataset = open_dataset(fiftyone, run).dataset
+    sample = sample_of(dataset, "a.jpg")
+    sample.instances.detections.pop()
+    sample.tags.append("approve")
+    sample.save()
+    pull(fiftyone, run)
+    assert maps(run)["a.jpg"] != SCENE.tolist()
+    undo(run.directory, 1)
+    assert maps(run)["a.jpg"] == SCENE.tolist()
+    assert pull(fiftyone, run).pull is None  # nobody did anything in the app
+    assert open_dataset(fiftyone, run).refreshed == 1
+    sample = sample_of(dataset, "a.jpg")
+    assert (len(sample.instances.detections), sample.tags) == (3, [])
+
+
+def test_edits_of_labels_that_are_gone_wait(fiftyone: Any, run: RunReader) -> None:
+    dataset = open_dataset(fiftyone, run).dataset
+    for path in ("a.jpg", "sub/c.jpg"):
+        sample = sample_of(dataset, path)
+        sample.instances.detections.pop()
+        sample.save()
+    other = SCENE.copy()
+    other[0, 0] = 1
+    rerun = write_run(run.directory, {"a.jpg": scene(other)}, CLASSES)
+    assert pull(fiftyone, rerun).stale == 1
+    opened = open_dataset(fiftyone, rerun)
+    assert (opened.waiting, opened.removed) == (2, 2)
+    assert len(sample_of(dataset, "a.jpg").instances.detections) == 2
+    assert open_dataset(fiftyone, rerun, discard=True).waiting == 0
+    assert dataset.values("path") == ["a.jpg"]
+    assert len(sample_of(dataset, "a.jpg").instances.detections) == 4
+
+
+def test_labels_that_a_labeler_made_up(fiftyone: Any, tmp_path: Path) -> None:
+    """Captions; a class that a person makes up; and values that keep their meaning when the run goes on."""
+    photos = {"b.jpg": Labelled(SCENE, ["grass", "a cat", "the Dogs"]), "c.jpg": Labelled(SCENE * 0, ["grass"])}
+    run = write_run(tmp_path / f"open-{tmp_path.name}", photos)
+    dataset = open_dataset(fiftyone, run).dataset
+    assert dataset.default_mask_targets == {1: "cat", 2: "dog", 3: "grass"}
+    sample = sample_of(dataset, "b.jpg")
+    assert [each.label for each in sample.captions.classifications] == ["grass", "a cat", "the Dogs"]
+    assert sorted(each.label for each in sample.instances.detections) == ["cat", "cat", "dog", "grass"]
+    sample.captions.classifications[2].label = "a zebra"
+    sample.save()
+    pulled = pull(fiftyone, run)
+    assert pulled.pull is not None
+    record = next(corrected(run.records(), run))
+    assert [(each.label, each.class_id) for each in record.segments] == [("grass", -1), ("a cat", -1), ("a zebra", -1)]
+    assert record.prediction().label_map.tolist() == SCENE.tolist()
+    assert dataset.default_mask_targets == {1: "cat", 2: "dog", 3: "grass", 4: "zebra"}
+    longer = write_run(run.directory, {**photos, "a.jpg": Labelled(SCENE, ["ape", "bee", "cow"])})
+    opened = open_dataset(fiftyone, longer)
+    assert (opened.added, opened.refreshed) == (1, 0)
+    targets = {1: "cat", 2: "dog", 3: "grass", 4: "zebra", 5: "ape", 6: "bee", 7: "cow"}
+    assert opened.dataset.default_mask_targets == targets
+    assert np.unique(sample_of(opened.dataset, "b.jpg").segments.get_mask()).tolist() == [1, 3, 4]
+    assert np.unique(sample_of(opened.dataset, "a.jpg").segments.get_mask()).tolist() == [5, 6, 7]
+
+
+def test_another_run_and_the_truth_beside_it(fiftyone: Any, run: RunReader, tmp_path: Path) -> None:
+    less = SCENE.copy()
+    less[14:20, 2:6] = 0  # 24 of 768 pixels
+    vocabulary = Vocabulary.of(["dog", "cat"])  # without background, and in another order
+    lookup = np.array([-1, 1, 0])
+    photos = {"a.jpg": Labelled(lookup[less], vocabulary.names), "sub/c.jpg": Labelled(lookup[SCENE], vocabulary.names)}
+    other = write_run(tmp_path / "other", {**photos, "unknown.jpg": None}, vocabulary)
+    truth = tmp_path / "truth" / "sub"
+    truth.mkdir(parents=True)
+    mask = SCENE.astype(np.uint8)
+    mask[0, :4] = 255  # not scored
+    mask[1, :] = 1
+    Image.fromarray(mask).save(truth / "c.png")
+
+    opened = open_dataset(fiftyone, run)
+    assert add_other_run(fiftyone, opened, run, other, lambda done, total: None) == 2
+    assert add_truth(fiftyone, opened, run, truth.parent, lambda done, total: None) == 1
+    decorate(fiftyone, opened)
+    dataset = fiftyone.load_dataset(run.directory.name)
+    dataset.reload()
+    assert dataset.values("disagreement") == [pytest.approx(24 / 768), None, 0.0, None]
+    assert dataset.values("agreement") == [None, None, pytest.approx((764 - 32) / 764), None]
+    assert dataset.mask_targets["other_segments"] == {1: "dog", 2: "cat"}
+    shown = sample_of(dataset, "a.jpg").other_segments.get_mask()
+    assert (shown == np.array([0, 2, 1])[less]).all()
+    shown = sample_of(dataset, "sub/c.jpg").true_segments.get_mask()
+    assert [shown[0, 0], shown[0, 4], shown[1, 0]] == [255, 0, 2]
+    views = {name: dataset.load_saved_view(name).values("path") for name in dataset.list_saved_views()}
+    assert views["largest disagreement"] == ["a.jpg", "sub/c.jpg"]
+    assert views["furthest from the truth"] == ["sub/c.jpg"]
+    assert pull(fiftyone, run).pull is None
+    stranger = write_run(tmp_path / "stranger", {"x.jpg": scene()}, CLASSES)
+    with pytest.raises(ConfigError, match="expected a run of the same photos"):
+        add_other_run(fiftyone, opened, run, stranger, lambda done, total: None)
+
+
+def test_nothing_is_written_to_the_home_but_the_database(fiftyone: Any) -> None:
+    home = Path(fiftyone.config.database_dir).parent
+    assert fiftyone.config.do_not_track
+    strangers = {path.name for path in home.iterdir()} - {"mongo", "first", ".fiftyone"}
+    assert strangers == set()

