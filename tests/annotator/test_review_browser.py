@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
 ]
 
-REVIEW = "import typer; from annotator.commands.review import review as r; a = typer.Typer(); a.command()(r); a()"
+REVIEW = (sys.executable, "-c", "from annotator.cli import main; main()", "review")
 NAMES = ("background", "cat", "dog")
 SCENE = np.zeros((120, 160), dtype=np.int32)
 SCENE[10:60, 15:75] = 1
@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunReader:
 @pytest.fixture(scope="module")
 def address(run: RunReader, environment: dict[str, str]) -> Iterator[str]:
     """Where the command says that the app is, while it runs."""
-    command = [sys.executable, "-c", REVIEW, str(run.directory), "--no-browser", "--port", str(free_port())]
+    command = [*REVIEW, str(run.directory), "--no-browser", "--port", str(free_port())]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = None
@@ -196,7 +196,7 @@ def test_the_app_shows_masks_and_classes_and_takes_edits(
     assert [text for text in complaints if not any(known in text for known in NOT_OURS)] == []
 
     said = subprocess.run(
-        [sys.executable, "-c", REVIEW, str(run.directory), "--pull"],
+        [*REVIEW, str(run.directory), "--pull"],
         env=environment, capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
     assert re.match(r"pull 1  \S+  1 photo: 1 edited\nexports apply it; take it back: annotate review ", said)
