@@ -19,6 +19,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=examples/segmenter $(BIN)/mypy -p segmenter
 
 setup: $(READY) $(BROWSER)
 
