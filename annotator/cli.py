@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annotator.commands import evaluate, models, report, results, review, train
+from annotator.commands import convert, evaluate, models, report, results, review, train
 from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
@@ -122,6 +122,7 @@ def status(
 
 
 app.command()(results.export)
+app.command()(convert.convert)
 app.command()(review.review)
 app.command()(report.report)
 app.command("eval")(evaluate.evaluate)

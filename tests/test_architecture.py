@@ -30,6 +30,7 @@ UPPER_FLOORS = (
     "annotator.console",
     "annotator.demo",
     "annotator.gallery",
+    "annotator.imported",
     "annotator.review",
     "annotator.show",
 )
@@ -180,7 +181,9 @@ def tiny_run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["convert", "--help"], ["export", "--help"], ["run", "--help"], ["--version"]]
+)
 def test_asking_for_help_loads_no_network_library(arguments: list[str]) -> None:
     assert loaded_by(*arguments) & {*HEAVY, "numpy", "scipy", "pyarrow"} == set()
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from annotator.commands.arguments import RunArgument
 if TYPE_CHECKING:
     from annotator.corrections import Pull
     from annotator.review.dataset import Opened
+    from annotator.review.folder import Exported
     from annotator.review.pull import Pulled
     from annotator.run import RunReader
 
@@ -43,6 +44,14 @@ def review(
     list_: Annotated[bool, typer.Option("--list", help="What was pulled so far.")] = False,
     undo: Annotated[int | None, typer.Option(help="Take back the pull of this number.", metavar="N")] = None,
     discard: Annotated[bool, typer.Option("--discard", help="Drop edits in the app that were not pulled.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write the reviewed dataset as a folder for FiftyOne, instead of opening it.", metavar="DIR"),
+    ] = None,
+    photos: Annotated[
+        Literal["link", "copy", "none"] | None,
+        typer.Option(help="With --export: how photos come along.", show_default="link"),
+    ] = None,
 ) -> None:
     """Look at a run in the FiftyOne app; tag photos approve, reject or redo, edit masks; then --pull."""
     from annotator import console, corrections
@@ -51,6 +60,10 @@ def review(
 
     if sum((pull, list_, undo is not None, discard)) > 1:
         raise ConfigError("expected one of --pull, --list, --undo and --discard, but got several")
+    if export is not None and (pull or list_ or undo is not None):
+        raise ConfigError("expected --export without --pull, --list and --undo; pull first, then export")
+    if export is None and photos is not None:
+        raise ConfigError("expected --photos with --export, but --export is missing; say where with --export DIR")
     opened = open_run(run)
     if list_:
         for line in _pull_lines(corrections.pulls(opened.directory)):
@@ -60,6 +73,8 @@ def review(
         console.out.print(f"pull {taken_back.number} is undone; the app shows it when it is opened again")
     elif pull:
         _pull(opened)
+    elif export is not None:
+        _export(opened, compare, ground_truth, export, photos or "link", discard)
     else:
         _open(opened, compare, ground_truth, port, remote, not remote if browser is None else browser, discard)
 
@@ -76,6 +91,42 @@ def _pull(run: RunReader) -> None:
         console.out.print(line, markup=False)
 
 
+def _export(
+    run: RunReader,
+    compare: Path | None,
+    ground_truth: Path | None,
+    folder: Path,
+    photos: Literal["link", "copy", "none"],
+    discard: bool,
+) -> None:
+    from annotator import console
+    from annotator.review.folder import export_folder
+
+    with console.stages() as report:
+        fiftyone, opened = _decorated(run, compare, ground_truth, discard, report)
+        exported = export_folder(fiftyone, opened, run, folder, photos, _counted(report, "folder"))
+    for line in _exported_lines(exported):
+        console.out.print(line, markup=False)
+
+
+def _decorated(
+    run: RunReader, compare: Path | None, ground_truth: Path | None, discard: bool, report: Report
+) -> tuple[Any, Opened]:
+    """FiftyOne, and the run's dataset brought up to date with all that stands beside it."""
+    from annotator.review import beside, dataset, views
+    from annotator.review.database import open_fiftyone
+    from annotator.run import open_run
+
+    fiftyone = open_fiftyone(run)
+    opened = dataset.open_dataset(fiftyone, run, _counted(report, "photos"), discard=discard)
+    if compare is not None:
+        beside.add_other_run(fiftyone, opened, run, open_run(compare), _counted(report, "other run"))
+    if ground_truth is not None:
+        beside.add_truth(fiftyone, opened, run, ground_truth, _counted(report, "truth"))
+    views.decorate(fiftyone, opened)
+    return fiftyone, opened
+
+
 def _open(
     run: RunReader,
     compare: Path | None,
@@ -86,19 +137,11 @@ def _open(
     discard: bool,
 ) -> None:
     from annotator import console
-    from annotator.review import beside, dataset, server, views
-    from annotator.review.database import open_fiftyone
-    from annotator.run import open_run
+    from annotator.review import server
 
     server.refuse_taken(port, remote=remote)
     with console.stages() as report:
-        fiftyone = open_fiftyone(run)
-        opened = dataset.open_dataset(fiftyone, run, _counted(report, "photos"), discard=discard)
-        if compare is not None:
-            beside.add_other_run(fiftyone, opened, run, open_run(compare), _counted(report, "other run"))
-        if ground_truth is not None:
-            beside.add_truth(fiftyone, opened, run, ground_truth, _counted(report, "truth"))
-        views.decorate(fiftyone, opened)
+        fiftyone, opened = _decorated(run, compare, ground_truth, discard, report)
     for line in _opened_lines(opened, run):
         console.out.print(line, markup=False)
     with server.serving(fiftyone, opened.dataset, port, remote=remote) as address:
@@ -149,6 +192,18 @@ def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
     if pulled.pull is not None:
         lines.append(f"exports apply it; take it back: annotate review {run.directory} --undo {pulled.pull.number}")
     return lines
+
+
+def _exported_lines(exported: Exported) -> list[str]:
+    lines = [f"{exported.photos:,} photos as a FiftyOne dataset → {exported.folder}"]
+    if exported.gone:
+        lines.append(f"  note: {exported.gone:,} photos are no longer where the run found them; their masks are there")
+    if exported.unpulled:
+        lines.append(
+            f"  note: {exported.unpulled:,} photos hold edits of the app that are not pulled; they are exported as the "
+            "app shows them"
+        )
+    return [*lines, f"read it: fiftyone.Dataset.from_dir({str(exported.folder)!r}, fiftyone.types.FiftyOneDataset)"]
 
 
 def _pull_lines(pulls: list[Pull]) -> list[str]:

@@ -12,16 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from helpers_mongo import mongo_server
+from helpers_runs import write_photos
 from PIL import Image
 from pycocotools import mask as coco_mask
 from reference.open_runs import Labelled, write_run
+from typer.testing import CliRunner
 
+from annotator.commands.review import review
 from annotator.corrections import corrected, pulls, reviewed, undo
 from annotator.errors import ConfigError, RunError
 from annotator.record import ImageRecord
 from annotator.review.beside import add_other_run, add_truth
 from annotator.review.database import cache_folder, open_fiftyone
 from annotator.review.dataset import open_dataset
+from annotator.review.folder import export_folder
 from annotator.review.pull import pull
 from annotator.review.views import decorate
 from annotator.run import RunReader, RunWriter
@@ -42,18 +48,13 @@ HOSTILE = "d'or \"<script>alert(1)</script>\n☃.jpg"
 
 @pytest.fixture(scope="module")
 def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Connected to a database of the tests' own, which FiftyOne's own server keeps."""
+    """Connected to a database of the tests' own."""
     home = tmp_path_factory.mktemp("home")
     run = write_run(home / "first", {"a.jpg": scene()}, CLASSES)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mongo_server(tmp_path_factory.mktemp("mongo")) as uri:
         patch.setenv("HOME", str(home))
-        patch.setenv("FIFTYONE_DATABASE_DIR", str(home / "mongo"))
-        patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
-        module = open_fiftyone(run)
-        before = set(module.list_datasets())
-        yield module
-        for name in set(module.list_datasets()) - before:
-            module.delete_dataset(name)
+        patch.setenv("FIFTYONE_DATABASE_URI", uri)
+        yield open_fiftyone(run)
 
 
 def scene(label_map: np.ndarray = SCENE, scores: tuple[float, ...] = (0.6, 0.9, 0.5)) -> Labelled:
@@ -349,8 +350,82 @@ def test_another_run_and_the_truth_beside_it(fiftyone: Any, run: RunReader, tmp_
         add_other_run(fiftyone, opened, run, stranger, lambda done, total: None)
 
 
-def test_nothing_is_written_to_the_home_but_the_database(fiftyone: Any) -> None:
-    home = Path(fiftyone.config.database_dir).parent
+@pytest.mark.parametrize("photos", ["link", "copy", "none"])
+def test_the_reviewed_dataset_as_a_folder(fiftyone: Any, run: RunReader, tmp_path: Path, photos: Any) -> None:
+    """FiftyOne reads it back, moved elsewhere, with the run and all its caches gone."""
+    write_photos(run.image_root, ["a.jpg", HOSTILE], SCENE.shape)  # the others are gone
+    opened = open_dataset(fiftyone, run)
+    sample = sample_of(opened.dataset, "a.jpg")
+    painted = sample.segments.get_mask().copy()
+    painted[0:5, 0:5] = 3
+    sample.segments.mask = painted
+    sample.tags += ["approve", "my own"]
+    sample.save()
+    assert pull(fiftyone, run).pull is not None
+    opened = open_dataset(fiftyone, run)
+    decorate(fiftyone, opened)
+    datasets = set(fiftyone.list_datasets())
+    expected = {path: np.array(found) for path, found in maps(run).items()}
+    assert (expected["a.jpg"] != SCENE).sum() == 25
+    expected_instances = {each["path"]: len(each.instances.detections) for each in opened.dataset if each.instances}
+
+    exported = export_folder(fiftyone, opened, run, tmp_path / "out" / "set", photos, lambda done, total: None)
+    assert (exported.photos, exported.unpulled) == (4, 0)
+    assert exported.gone == (0 if photos == "none" else 2)
+    assert set(fiftyone.list_datasets()) == datasets
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["set"]
+    moved = (tmp_path / "out" / "set").rename(tmp_path / "moved")
+    assert str(run.directory) not in (moved / "metadata.json").read_text()
+    shutil.rmtree(run.directory)
+
+    read = fiftyone.Dataset.from_dir(str(moved), fiftyone.types.FiftyOneDataset)
+    assert read.values("path") == ["a.jpg", HOSTILE, "sub/c.jpg", "z.jpg"]
+    assert sample_of(read, "a.jpg").tags == ["my own", "approve"]
+    assert read.count_sample_tags() == {"my own": 1, "approve": 1}
+    assert read.default_mask_targets == {0: "background", 2: "cat", 3: "dog", 255: "(nothing)"}
+    assert "least confident" in read.list_saved_views()
+    for path, class_map in expected.items():
+        sample = sample_of(read, path)
+        assert Path(sample.segments.mask_path).is_relative_to(moved / "fields" / "segments")
+        assert np.array_equal(sample.segments.get_mask(), np.array([0, 2, 3, 255])[class_map])
+        assert len(sample.instances.detections) == expected_instances[path]
+    assert sample_of(read, "z.jpg").segments is None
+    for path in ("a.jpg", HOSTILE):
+        file = Path(sample_of(read, path).filepath)
+        assert file == (run.image_root if photos == "none" else moved / "data") / path
+        assert file.is_symlink() == (photos == "link")
+        assert file.read_bytes() == (run.image_root / path).read_bytes()
+
+
+def test_the_command_writes_a_folder_and_overwrites_none(fiftyone: Any, run: RunReader, tmp_path: Path) -> None:
+    """With what stands beside the run's masks, and with edits that were not pulled."""
+    opened = open_dataset(fiftyone, run)
+    sample = sample_of(opened.dataset, "a.jpg")
+    sample.instances.detections.pop()
+    sample.save()
+    other = write_run(tmp_path / "other", {"a.jpg": scene(1 - SCENE.clip(0, 1))}, CLASSES)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    app = typer.Typer()
+    app.command()(review)
+    arguments = [str(run.directory), "--export", str(folder), "--photos", "none", "--compare", str(other.directory)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "4 photos as a FiftyOne dataset" in result.stdout
+    assert "1 photos hold edits of the app that are not pulled" in result.stdout
+    read = fiftyone.Dataset.from_dir(str(folder), fiftyone.types.FiftyOneDataset)
+    sample = sample_of(read, "a.jpg")
+    assert len(sample.instances.detections) == 2
+    assert np.array_equal(sample.segments.get_mask(), np.array([0, 2, 3])[SCENE])
+    assert np.array_equal(sample.other_segments.get_mask(), np.array([2, 0, 0])[SCENE])
+    assert Path(sample.other_segments.mask_path).is_relative_to(folder)
+    assert sample_of(read, "sub/c.jpg").other_segments is None
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="expected a new or empty folder"):
+        export_folder(fiftyone, opened, run, folder, "none", lambda done, total: None)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_nothing_is_written_to_the_home(fiftyone: Any) -> None:
     assert fiftyone.config.do_not_track
-    strangers = {path.name for path in home.iterdir()} - {"mongo", "first", ".fiftyone"}
+    strangers = {path.name for path in Path.home().iterdir()} - {"first", ".fiftyone"}
     assert strangers == set()

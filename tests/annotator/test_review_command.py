@@ -53,6 +53,18 @@ def test_one_thing_at_a_time(run: RunReader, flags: tuple[str, ...]) -> None:
         said(str(run.directory), *flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--export", "set", "--pull"), "expected --export without --pull, --list and --undo"),
+        (("--photos", "copy"), "expected --photos with --export"),
+    ],
+)
+def test_a_folder_is_asked_for_alone(run: RunReader, flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        said(str(run.directory), *flags)
+
+
 def test_without_fiftyone_the_static_report_is_named(run: RunReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(ConfigError, match=r"pip install 'annotate\[review\]'; .*: annotate report .*run"):

@@ -1,0 +1,65 @@
+"""Our own Hugging Face export: Parquet shards with a mask PNG per row, and an id2label.json that names the values.
+
+The photos in its shards are left there; `--images` says where they are as files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotator.errors import ConfigError
+from annotator.imported.labels import Labels, Measured, Tally, measure, record_of, refuse_bomb, refuse_outside
+from annotator.imported.masks import Values, indices_of, values_of
+from annotator.record import ImageRecord
+
+COLUMNS = ("path", "width", "height", "mask")
+BATCH = 16
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """None where it is no such export."""
+    return sorted((folder / "data").glob("*-?????.parquet"))
+
+
+def parquet_labels(folder: Path, images: Path | None, classes_file: Path | None) -> Labels:
+    """images: folder of the photos."""
+    values, tally = values_of(folder, classes_file), Tally()
+    root = (images or folder).resolve()
+    return Labels(folder, root, values.vocabulary, partial(_records, folder, images, values, tally), tally)
+
+
+def _records(folder: Path, images: Path | None, values: Values, tally: Tally) -> Iterator[ImageRecord]:
+    seen: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="annotate-mask-") as scratch:
+        for shard in shards_of(folder):
+            for row in _rows(shard):
+                path, size = row["path"], (row["height"], row["width"])
+                refuse_outside(shard, path)
+                refuse_bomb(f"{shard}: {path}", size)
+                if path in seen:
+                    raise ConfigError(f"{shard}: expected every photo once, but {path!r} comes again; remove one")
+                seen.add(path)
+                photo = Measured(size[1], size[0]) if images is None else measure(images, path)
+                mask = Path(scratch) / "mask.png"
+                mask.write_bytes(row["mask"]["bytes"])
+                yield record_of(path, indices_of(mask, photo.size, values), values.vocabulary, photo, tally)
+
+
+def _rows(shard: Path) -> Iterator[dict]:
+    try:
+        with pq.ParquetFile(shard) as file:
+            if missing := set(COLUMNS).difference(file.schema_arrow.names):
+                raise ConfigError(
+                    f"{shard}: expected the columns {', '.join(COLUMNS)}, as an export to hf-dataset has them, but "
+                    f"{min(missing)} is missing"
+                )
+            for batch in file.iter_batches(BATCH, columns=list(COLUMNS)):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{shard}: cannot be read ({error})") from None
