@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,44 @@ def write_plain_run(
         for number in range(failed):
             writer.write(ImageRecord(f"z{number:04d}.jpg", "failed", error=f"reason {number % 3}"))
     return RunReader(folder / "run")
+
+
+class Reader(HTMLParser):
+    """What a page holds: elements, texts of the elements with some class, the JSON of its script."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input"):
+            self._open.append(dict(attrs).get("class") or dict(attrs).get("id") or tag)
+            self.texts.setdefault(self._open[-1], []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for name in set(self._open):
+            self.texts[name][-1] += data
+
+    @property
+    def index(self) -> dict:
+        return json.loads(self.texts["index"][0])
+
+    def all(self, tag: str, name: str = "") -> list[dict[str, str | None]]:
+        return [attrs for found, attrs in self.elements if found == tag and attrs.get("class", "") == name]
+
+
+def pages_of(out: Path) -> list[Path]:
+    return [out / "index.html", *sorted(out.glob("files-*/page-*.html"))]
+
+
+def names_on(page: Path) -> list[str]:
+    return [photo["path"] for photo in Reader(page).index["photos"]]
