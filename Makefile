@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/annotate demo --out demo
 
 test: $(READY) $(BROWSER)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 ANNOTATE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

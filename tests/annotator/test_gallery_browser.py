@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers_browser import needs_browser, open_browser, screenshot
 from helpers_gallery import HOSTILE, write_hostile_run, write_plain_run
 from helpers_runs import write_photos
 from PIL import Image, ImageColor
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -23,10 +22,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from annotator.gallery.markup import visible
 from annotator.gallery.report import make_report
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
+    needs_browser,
 ]
 
 WIDE, PHONE = (1400, 1000), (390, 844)
@@ -36,15 +34,8 @@ Show = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with open_browser(tmp_path_factory.mktemp("profile"), "--disable-gpu", "--hide-scrollbars") as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -312,8 +303,10 @@ def test_hostile_names_run_nothing(browser: Chrome, show: Show, hostile: Path) -
 def test_it_fits_the_screen_in_both_schemes(
     browser: Chrome, show: Show, pets: Path, hostile: Path, size: tuple[int, int], dark: bool
 ) -> None:
-    for page in (pets, hostile, hostile.parent / "files-1" / "failures-0001.html"):
+    pages = {"pets": pets, "hostile": hostile, "failures": hostile.parent / "files-1" / "failures-0001.html"}
+    for name, page in pages.items():
         show(page, size, dark)
+        screenshot(browser, f"report-{name}-{size[0]}-{'dark' if dark else 'light'}.png")
         assert evaluate(browser, "document.documentElement.scrollWidth") <= size[0]
         paper = evaluate(browser, "getComputedStyle(document.body).backgroundColor")
         ink = evaluate(browser, "getComputedStyle(document.body).color")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_browser import needs_browser, open_browser, screenshot
 from helpers_mongo import free_port, mongo_server
 from helpers_runs import ROOT
 from PIL import Image
 from reference.open_runs import Labelled, write_run
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable, invisibility_of_element_located
 from selenium.webdriver.support.ui import WebDriverWait
@@ -33,12 +31,11 @@ from annotator.run import RunReader
 from annotator.vocabulary import Vocabulary
 from exporters.classes import voc_color
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FIFTYONE = importlib.util.find_spec("fiftyone")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(FIFTYONE is None, reason="needs pip install 'annotate[review]'"),
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
+    needs_browser,
 ]
 
 REVIEW = (sys.executable, "-c", "from annotator.cli import main; main()", "review")
@@ -100,25 +97,9 @@ def address(run: RunReader, environment: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
     profile = tmp_path_factory.mktemp("profile")
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1500,950", f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.add_argument("--enable-unsafe-swiftshader")  # the Annotate tab draws by WebGL
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def screenshot(browser: Chrome, folder: Path, name: str) -> np.ndarray:
-    """H x W x 3, and kept: below $ANNOTATE_SCREENSHOTS where that is set."""
-    data = browser.get_screenshot_as_png()
-    kept = Path(os.environ.get("ANNOTATE_SCREENSHOTS", folder))
-    kept.mkdir(parents=True, exist_ok=True)
-    (kept / name).write_bytes(data)
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    with open_browser(profile, "--window-size=1500,950", "--enable-unsafe-swiftshader") as driver:
+        yield driver  # the Annotate tab draws by WebGL
 
 
 def share_of(color: tuple[int, ...], picture: np.ndarray) -> float:
@@ -150,27 +131,27 @@ def open_page(browser: Chrome, address: str) -> None:
 
 
 def test_the_app_shows_masks_and_classes_and_takes_edits(
-    browser: Chrome, address: str, run: RunReader, environment: dict[str, str], tmp_path: Path
+    browser: Chrome, address: str, run: RunReader, environment: dict[str, str]
 ) -> None:
     open_page(browser, address)
     shares, deadline = [0.0], time.monotonic() + SECONDS
     while min(shares) < 0.005 and time.monotonic() < deadline:
         time.sleep(1)
-        picture = screenshot(browser, tmp_path, "review-grid.png")
+        picture = screenshot(browser, "review-grid.png")
         shares = [share_of(voc_color(index + 1), picture) for index in (1, 2)]
     assert min(shares) >= 0.005  # both classes are drawn in their colours
     click(browser, "[data-cy='sidebar-field-arrow-enabled-instances']")
     legend = "[data-cy='categorical-filter-instances.detections.label']"
     WebDriverWait(browser, SECONDS).until(lambda driver: sorted(wait(driver, legend)[0].text.split()) == LEGEND)
     assert browser.execute_script("return window.hacked") is None
-    screenshot(browser, tmp_path, "review-legend.png")
+    screenshot(browser, "review-legend.png")
 
     click(browser, "[data-cy='looker']")  # the first photo, and its cat is deleted as a person does it
     click(browser, "[data-cy='annotate']")
     cat = (By.XPATH, "//div[@data-cy='sidebar']//div[text()='cat']")
     WebDriverWait(browser, SECONDS).until(element_to_be_clickable(cat)).click()
     click(browser, "[data-cy='label-menu-trigger']")
-    screenshot(browser, tmp_path, "review-annotate.png")
+    screenshot(browser, "review-annotate.png")
     click(browser, "[data-cy='label-menu-delete']")
     import pymongo  # FiftyOne's own requirement
 
