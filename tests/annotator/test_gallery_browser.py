@@ -109,6 +109,11 @@ def evaluate(browser: Chrome, script: str) -> Any:
     return browser.execute_script(f"return {script}")
 
 
+def until(browser: Chrome, script: str, expected: object) -> None:
+    """For what a page does after an event of its own."""
+    WebDriverWait(browser, 20).until(lambda driver: evaluate(driver, script) == expected)
+
+
 def edges(browser: Chrome, selector: str, name: str) -> list[float]:
     """Of each such element as it is on the screen: top, bottom, width, height."""
     return evaluate(
@@ -239,20 +244,17 @@ def test_it_can_be_used_by_keyboard(browser: Chrome, show: Show, pets: Path) -> 
     press(browser, Keys.ARROW_RIGHT)
     assert dialog.find_element(By.CSS_SELECTOR, ".path").text == "1.png"
     assert len(dialog.find_elements(By.CSS_SELECTOR, ".label")) == 2
-    assert evaluate(browser, "[...document.querySelectorAll('dialog img')].map((image) => image.naturalWidth)") == [
-        8,
-        8,
-    ]
+    until(browser, "[...document.querySelectorAll('dialog img')].map((image) => image.naturalWidth)", [8, 8])
     press(browser, "m")
     assert not dialog.find_element(By.CSS_SELECTOR, ".mask").is_displayed()
     press(browser, Keys.ESCAPE)
     assert not dialog.is_displayed()
     focused = "document.activeElement.closest('.card').querySelector('.path').textContent"
-    assert evaluate(browser, focused) == "1.png"
+    until(browser, focused, "1.png")
     press(browser, Keys.ARROW_RIGHT)
-    WebDriverWait(browser, 5).until(lambda driver: driver.current_url.endswith("page-0002.html"))
+    WebDriverWait(browser, 20).until(lambda driver: driver.current_url.endswith("page-0002.html"))
     press(browser, Keys.ARROW_LEFT)
-    WebDriverWait(browser, 5).until(lambda driver: driver.current_url.endswith("index.html"))
+    WebDriverWait(browser, 20).until(lambda driver: driver.current_url.endswith("index.html"))
 
 
 def test_a_class_can_be_looked_for(browser: Chrome, show: Show, hostile: Path) -> None:
