@@ -8,6 +8,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -165,3 +166,18 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise ConfigError(f"{where}: expected {kind.__name__}, but got {value!r}")
     return value
+
+
+def shipped_names(folder: str) -> list[str]:
+    """Of the .yaml files in configs/FOLDER, without the suffix."""
+    files = (resources.files("configs") / folder).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def shipped_or_own(name: str | Path, folder: str, kind: str) -> Path:
+    """The file of one of `shipped_names`, or the .yaml file that is named."""
+    if str(name).endswith(".yaml"):
+        return Path(name)
+    if name not in (known := shipped_names(folder)):
+        raise ConfigError(f"no {kind} {str(name)!r}; known are {', '.join(known)}, or give a .yaml file")
+    return Path(str(resources.files("configs") / folder / f"{name}.yaml"))

@@ -94,16 +94,24 @@ def singular(word: str) -> str:
 
 def count_labels(directory: Path) -> list[LabelCount]:
     """Every class of a run's labels, in order of name, from the columns of labels and areas alone."""
-    photos: Counter[str] = Counter()
-    areas: Counter[str] = Counter()
     columns = ["segments.list.element.label", "segments.list.element.area"]
-    for part in part_files(directory):
-        for row in read_columns(part, columns)["segments"].to_pylist():
-            found = [(normalise(segment["label"]), segment["area"]) for segment in row or ()]
-            photos.update({name for name, _ in found})
-            for name, area in found:
-                areas[name] += area
-    return [LabelCount(name, photos[name], areas[name]) for name in sorted(photos)]
+    rows = (row for part in part_files(directory) for row in read_columns(part, columns)["segments"].to_pylist())
+    return count_classes([(segment["label"], segment["area"]) for segment in row or ()] for row in rows)
+
+
+def count_classes(photos: Iterable[Iterable[tuple[str, int]]]) -> list[LabelCount]:
+    """Every class of free-text labels, in order of name: in how many photos, and its pixels.
+
+    photos: (label, area) of each segment, photo by photo.
+    """
+    found: Counter[str] = Counter()
+    areas: Counter[str] = Counter()
+    for segments in photos:
+        named = [(normalise(label), area) for label, area in segments]
+        found.update({name for name, _ in named})
+        for name, area in named:
+            areas[name] += area
+    return [LabelCount(name, found[name], areas[name]) for name in sorted(found)]
 
 
 def choose(counts: Iterable[LabelCount], min_count: int = 1, top: int | None = None) -> tuple[str, ...]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from annotator.config import parameters_from, read_yaml
+from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
 from annotator.errors import ConfigError
 from annotator.run import RunReader, write_atomically
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
@@ -77,18 +76,12 @@ class Benchmark:
 
 def available() -> list[str]:
     """Names of the benchmarks in configs/benchmarks."""
-    folder = resources.files("configs") / "benchmarks"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return shipped_names("benchmarks")
 
 
 def load_benchmark(name: str | Path) -> Benchmark:
     """One of `available`, or a .yaml file of the same form."""
-    if str(name).endswith(".yaml"):
-        return _from_yaml(Path(name))
-    if name not in available():
-        raise ConfigError(f"no benchmark {str(name)!r}; known are {', '.join(available())}, or give a .yaml file")
-    with resources.as_file(resources.files("configs") / "benchmarks" / f"{name}.yaml") as file:
-        return _from_yaml(file)
+    return _from_yaml(shipped_or_own(name, "benchmarks", "benchmark"))
 
 
 def _from_yaml(file: Path) -> Benchmark:

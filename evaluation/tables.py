@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from annotator.config import parameters_from, read_yaml
+from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
 from annotator.errors import ConfigError
 
 MIOU = "miou"
@@ -106,18 +105,12 @@ class Preset:
 
 def available() -> list[str]:
     """Names of the tables in configs/tables."""
-    folder = resources.files("configs") / "tables"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return shipped_names("tables")
 
 
 def load_preset(name: str | Path) -> Preset:
     """One of `available`, or a .yaml file of the same form."""
-    if str(name).endswith(".yaml"):
-        return _from_yaml(Path(name))
-    if name not in available():
-        raise ConfigError(f"no table {str(name)!r}; known are {', '.join(available())}, or give a .yaml file")
-    with resources.as_file(resources.files("configs") / "tables" / f"{name}.yaml") as file:
-        return _from_yaml(file)
+    return _from_yaml(shipped_or_own(name, "tables", "table"))
 
 
 def _from_yaml(file: Path) -> Preset:

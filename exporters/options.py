@@ -7,13 +7,11 @@ format sees one photo at a time whatever was asked for.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from annotator.open_labels import LabelCount, count_labels, normalise
-from annotator.prediction import Segment
+from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
 from exporters.pieces import View
 
@@ -145,18 +143,6 @@ def shares_of(split: str) -> tuple[float, ...]:
     return tuple(share / sum(shares) for share in shares)
 
 
-def count_segments(photos: Iterable[Sequence[Segment]]) -> list[LabelCount]:
-    """Every class of free-text labels, in order of name: in how many photos, and its pixels."""
-    found: Counter[str] = Counter()
-    areas: Counter[str] = Counter()
-    for segments in photos:
-        named = [(normalise(segment.label), segment.area) for segment in segments]
-        found.update({name for name, _ in named})
-        for name, area in named:
-            areas[name] += area
-    return [LabelCount(name, found[name], areas[name]) for name in sorted(found)]
-
-
 class SelectedRun(RunReader):
     """A run as a format is to see it: amended, then only the records to keep, then only segments that score enough.
 
@@ -184,7 +170,7 @@ class SelectedRun(RunReader):
         if self._amend is None and not self._min_score:
             inner = self._run
             return inner.label_counts() if isinstance(inner, SelectedRun) else count_labels(self.directory)
-        return count_segments(record.segments for record in self.records())
+        return count_classes([(each.label, each.area) for each in record.segments] for record in self.records())
 
     def _selected(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
         self.hidden = 0

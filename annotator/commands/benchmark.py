@@ -97,8 +97,6 @@ def prepare(chosen: Benchmark, dataset: Dataset, config: RunConfig, subset: int 
     """A pipeline job over the benchmark's photos and classes; a subset shares its run folder with the whole."""
     from annotator import pipeline
     from annotator.errors import ConfigError
-    from annotator.images import ImageRef, ImageSource
-    from evaluation.benchmarks import spread
     from labelers.base import find
 
     spec = find(config.labeler).spec
@@ -106,7 +104,14 @@ def prepare(chosen: Benchmark, dataset: Dataset, config: RunConfig, subset: int 
         raise ConfigError(f"{spec.name} names its own classes, but {chosen.name} gives them; use another labeler")
     if spec.needs_background and not chosen.background:
         raise ConfigError(f"{spec.name} needs a background class, and {chosen.name} has none; use another labeler")
-    job = pipeline.prepare(config, chosen.vocabulary, dataset.photos.folder)
+    return narrowed(pipeline.prepare(config, chosen.vocabulary, dataset.photos.folder), dataset, subset)
+
+
+def narrowed(job: Job, dataset: Dataset, subset: int | None) -> Job:
+    """The job with the benchmark's photos alone, of all that lie in their folder."""
+    from annotator.images import ImageRef, ImageSource
+    from evaluation.benchmarks import spread
+
     root = job.source.root
     refs = tuple(ImageRef(root, f"{key}{dataset.photos.suffix}") for key in spread(dataset.keys, subset))
     job.source = ImageSource(root, refs=refs)

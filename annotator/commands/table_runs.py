@@ -105,16 +105,11 @@ def prepare(benchmark: Benchmark, dataset: Dataset, config: RunConfig, subset: i
     """A pipeline job over the benchmark's photos, with its classes for a labeler that takes class names."""
     from annotator import pipeline
     from annotator.commands import benchmark as benchmarks
-    from annotator.images import ImageRef, ImageSource
-    from evaluation.benchmarks import spread
     from labelers.base import find
 
     if find(config.labeler).spec.needs_vocabulary:
         return benchmarks.prepare(benchmark, dataset, config, subset)
-    job = pipeline.prepare(config, images=dataset.photos.folder)
-    refs = (ImageRef(job.source.root, f"{key}{dataset.photos.suffix}") for key in spread(dataset.keys, subset))
-    job.source = ImageSource(job.source.root, refs=tuple(refs))
-    return job
+    return benchmarks.narrowed(pipeline.prepare(config, images=dataset.photos.folder), dataset, subset)
 
 
 def score_open(
