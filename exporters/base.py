@@ -123,12 +123,17 @@ def _export_splits(registration: Registration, run: RunReader, out: Path, option
     whole = ExportSummary(out)
     for split in options.splits:
         part = SelectedRun(run, keep=partial(_is_in, options, split))
-        summary = registration.export(part, out.with_stem(f"{out.stem}-{split}"), options)
+        summary = registration.export(part, split_file(out, split), options)
         whole.images += summary.images
         whole.annotations += summary.annotations
         whole.skipped += summary.skipped
         whole.notes += [f"{split}: {summary.images:,} photos", *(f"{split}: {note}" for note in summary.notes)]
     return whole
+
+
+def split_file(out: Path, split: str) -> Path:
+    """Where a format of one file puts a split."""
+    return out.with_stem(f"{out.stem}-{split}")
 
 
 def _is_in(options: SplitOptions, split: str, record: ImageRecord) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from annotator.errors import ConfigError
-from annotator.open_labels import choose, count_labels, normalise
+from annotator.open_labels import choose, normalise
 from annotator.prediction import NOTHING, Segment
 from annotator.run import RunReader
 from annotator.vocabulary import Color
-from exporters.options import EVERYTHING, CommonOptions, SelectedRun
+from exporters.options import EVERYTHING, CommonOptions, label_counts
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def voc_color(value: int) -> Color:
 
 
 def _open_classes(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
-    counts = run.label_counts() if isinstance(run, SelectedRun) else count_labels(run.directory)
+    counts = label_counts(run)
     names = choose(counts, options.min_count, options.top)
     if counts and not names:
         most = max(counts, key=lambda count: count.photos)

@@ -168,8 +168,7 @@ class SelectedRun(RunReader):
     def label_counts(self) -> list[LabelCount]:
         """The classes that the labels name where no vocabulary does, as they are after amending."""
         if self._amend is None and not self._min_score:
-            inner = self._run
-            return inner.label_counts() if isinstance(inner, SelectedRun) else count_labels(self.directory)
+            return label_counts(self._run)
         return count_classes([(each.label, each.area) for each in record.segments] for record in self.records())
 
     def _selected(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
@@ -180,3 +179,8 @@ class SelectedRun(RunReader):
             kept = tuple(segment for segment in record.segments if segment.score >= self._min_score)
             self.hidden += len(record.segments) - len(kept)
             yield record if len(kept) == len(record.segments) else replace(record, segments=kept)
+
+
+def label_counts(run: RunReader) -> list[LabelCount]:
+    """The classes that a run's free-text labels name, as far as they are selected."""
+    return run.label_counts() if isinstance(run, SelectedRun) else count_labels(run.directory)

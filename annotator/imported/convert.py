@@ -66,7 +66,7 @@ def convert(
 def _written(out: Path, given: Mapping[str, Any]) -> list[Path]:
     """The files that an export to COCO made."""
     splits = SplitOptions(split=given.get("split", "")).splits
-    return [out] if len(splits) == 1 else [out.with_stem(f"{out.stem}-{split}") for split in splits]
+    return [out] if len(splits) == 1 else [base.split_file(out, split) for split in splits]
 
 
 def read_labels(source: Path, images: Path | None, classes: Path | None) -> Labels:
