@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,14 @@ from torch import Tensor
 
 from annotator.models.classifier import NameClassifier, imagenet_templates
 from annotator.models.packs import Networks
-from annotator.models.windows import WindowPlan, Winners, scan
+from annotator.models.upsample import Winners
+from annotator.models.windows import ClassMaps, WindowPlan, scan
 from annotator.prediction import NOTHING, Prediction
+from annotator.stages import staged
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size
+
+PIXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class WindowLabeler(ABC):
             return [to_prediction(found, self._vocabulary, self._threshold) for found in winners]
 
     @abstractmethod
-    def _score(self, windows: Tensor) -> Tensor:
-        """B x 3 x H x W RGB in [0, 1] -> B x C x h x w class probabilities per patch."""
+    def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
+        """B x 3 x H x W RGB in [0, 1] -> B maps of class probabilities per patch."""
 
 
 def check_shares(**values: float) -> None:
@@ -81,6 +85,7 @@ def own_sizes(images: Sequence[Image]) -> list[Size]:
     return [(image.shape[0], image.shape[1]) for image in images]
 
 
+@staged("prediction")
 def to_prediction(winners: Winners, vocabulary: Vocabulary, threshold: float) -> Prediction:
     """Winners over the vocabulary's entries -> what is written.
 
@@ -88,19 +93,32 @@ def to_prediction(winners: Winners, vocabulary: Vocabulary, threshold: float) ->
     merged entries count as the class they merge into. A label's score is the mean confidence of its pixels.
     """
     limits = np.array([threshold if e.threshold is None else e.threshold for e in vocabulary.entries], dtype=np.float32)
-    classes = vocabulary.class_of_entry[winners.best]
-    if limits.any():
-        classes = np.where(winners.confidence >= limits[winners.best], classes, NOTHING)
+    class_of_entry = vocabulary.class_of_entry.astype(np.int32)
+    classes = np.empty_like(winners.best)
+    counts, totals = np.zeros(len(vocabulary.classes) + 1), np.zeros(len(vocabulary.classes) + 1)  # the last: nothing
+    for band in _bands(winners.best.shape):
+        best, confidence = winners.best[band], winners.confidence[band]
+        found = np.take(class_of_entry, best, out=classes[band])
+        if limits.any():
+            found[confidence < limits[best]] = NOTHING
+        flat = np.where(found < 0, len(counts) - 1, found).ravel()
+        counts += np.bincount(flat, minlength=len(counts))
+        totals += np.bincount(flat, weights=confidence.ravel(), minlength=len(totals))
 
-    held = classes >= 0
-    counts = np.bincount(classes[held], minlength=len(vocabulary.classes))
-    totals = np.bincount(classes[held], weights=winners.confidence[held], minlength=len(vocabulary.classes))
-    present = np.flatnonzero(counts)
-    label_of_class = np.full(len(counts) + 1, NOTHING, dtype=np.int32)  # the last entry answers for -1
+    present = np.flatnonzero(counts[:-1])
+    label_of_class = np.full(len(counts), NOTHING, dtype=np.int32)  # the last entry answers for -1
     label_of_class[present] = np.arange(len(present))
+    for band in _bands(classes.shape):
+        classes[band] = label_of_class[classes[band]]
     return Prediction(
-        label_map=label_of_class[classes],
+        label_map=classes,
         labels=tuple(vocabulary.names[index] for index in present),
         class_ids=tuple(int(index) for index in present),
         scores=tuple(float(total / count) for total, count in zip(totals[present], counts[present], strict=True)),
     )
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Some rows at a time, so that what is worked out per pixel on the way stays small."""
+    rows = max(PIXELS_AT_ONCE // shape[1], 1)
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.models.clip import DenseFeatures
 from annotator.models.heads import affinity, guided_pooling, to_grid
 from annotator.models.packs import Networks
+from annotator.models.windows import ClassMaps
+from annotator.stages import stage
 from labelers.base import LabelerSpec, register
 from labelers.dense import WindowLabeler, WindowParameters, check_shares
 
@@ -47,18 +49,17 @@ class Dinoiser(WindowLabeler):
         self._dino = networks.dino if parameters.affinity == "dino" else None
         self._found = networks.found if parameters.objectness == "found" else None
 
-    def _score(self, windows: Tensor) -> Tensor:
+    def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
         clip = self._clip.dense(windows)
-        pooled = guided_pooling(clip.maskclip, self._affinity(windows, clip))  # F+, Eq. 1
-        probabilities = self._classifier.probabilities(pooled)
+        with stage("pool"):
+            pooled = guided_pooling(clip.maskclip, self._affinity(windows, clip))  # F+, Eq. 1
+        scores = self._classifier.score(pooled)
         background = self._vocabulary.background
         if background is None or self._parameters.objectness == "none":
-            return probabilities
-        unsure = probabilities.amax(dim=1) < self._parameters.delta
-        to_background = (unsure & ~self._foreground(windows, clip))[:, None]
-        one_hot = torch.zeros_like(probabilities)
-        one_hot[:, background] = 1
-        return torch.where(to_background, one_hot, probabilities)
+            return scores.maps()
+        foreground = self._foreground(windows, clip)
+        unsure = scores.confidence.view_as(foreground) < self._parameters.delta
+        return scores.maps(decided=unsure & ~foreground, decision=background)
 
     def _affinity(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
         """A, B x P x P: from the trained g, from DINO's values (its teacher) or from CLIP's own keys."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 
 from annotator.models.classifier import LOGIT_SCALE, NameClassifier
 from annotator.models.packs import Networks
-from annotator.models.windows import WindowPlan, Winners, in_fixed_batches, to_canvas, upsampled_winners
+from annotator.models.upsample import CLASSES_AT_ONCE, Winners, upsampled_winners
+from annotator.models.windows import WindowPlan, in_fixed_batches, to_canvas
 from annotator.prediction import Prediction
+from annotator.stages import stage, staged
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
 from labelers.dense import check_shares, own_sizes, to_prediction
@@ -77,29 +80,30 @@ class Diy:
     def _winners(self, image: Image, size: Size) -> Winners:
         side = self._parameters.image_side
         square = to_canvas(image, (side, side), self._networks.device)
-        scores = torch.stack([self._classify_patches(square, scale) for scale in self._parameters.scales]).mean(dim=0)
-        if self._found is not None:
-            objectness = self._objectness(image, size)  # Theta
-            weights = objectness.expand_as(scores).clone()
-            weights[self._background] = 1 - objectness
-            scores = scores * weights
-        probabilities = (LOGIT_SCALE * scores).softmax(dim=0)
-        return upsampled_winners(lambda chosen: probabilities[chosen], probabilities.amax(dim=(1, 2)), size)
+        weight = None if self._found is None else self._objectness(image, size)
+        maps = _PixelClasses(self._classify_patches(square), side, weight, self._background)
+        return upsampled_winners(maps.of, maps.peaks(), size)
 
-    def _classify_patches(self, square: Tensor, scale: int) -> Tensor:
-        """rho_s: 3 x side x side -> C x side x side, cosine of every overlapping patch with every class."""
+    def _classify_patches(self, square: Tensor) -> list[Tensor]:
+        """Per scale C x n x n: cosine of every overlapping patch with every class."""
+        grids = [(self._parameters.image_side - scale) // (scale // 2) + 1 for scale in self._parameters.scales]
+        crops = chain.from_iterable(self._crops(square, scale) for scale in self._parameters.scales)
+        cosines = in_fixed_batches(crops, self._classify, self._networks.crops_at_once)
+        parts = cosines.split([side**2 for side in grids])
+        return [part.T.reshape(-1, side, side) for part, side in zip(parts, grids, strict=True)]
+
+    def _crops(self, square: Tensor, scale: int) -> Iterator[Tensor]:
+        """The patches of one scale, n x 3 x h x w at the size that CLIP wants, some at a time."""
+        side = self._clip.image_size
         patches = square.unfold(1, scale, scale // 2).unfold(2, scale, scale // 2)  # 3 x n x n x scale x scale
-        rows, columns = patches.shape[1:3]
-        crops = patches.permute(1, 2, 0, 3, 4).flatten(0, 1)
-        cosines = in_fixed_batches(crops, self._classify, min(len(crops), self._networks.crops_at_once))
-        grid = cosines.T.reshape(-1, rows, columns)
-        return F.interpolate(grid[None], size=square.shape[1:], mode="bilinear", align_corners=False)[0]
+        for some in patches.permute(1, 2, 0, 3, 4).flatten(0, 1).split(self._networks.crops_at_once):
+            with stage("preprocess"):
+                resized = F.interpolate(some, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+            yield resized
 
     def _classify(self, crops: Tensor) -> Tensor:
-        """B x 3 x s x s -> B x C."""
-        side = self._clip.image_size
-        resized = F.interpolate(crops, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
-        return self._classifier.cosines(self._clip.embed(resized))
+        """B x 3 x h x w -> B x C."""
+        return self._classifier.cosines(self._clip.embed(crops))
 
     def _objectness(self, image: Image, size: Size) -> Tensor:
         """Theta, side x side in [0, 1]."""
@@ -114,6 +118,42 @@ class Diy:
         theta = padded[:, :, : canvas.shape[2], : canvas.shape[3]]
         side = self._parameters.image_side
         return F.interpolate(theta, size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+
+
+class _PixelClasses:
+    """Class probabilities on the square, a few classes at a time.
+
+    grids:  rho_s per scale, C x n x n; weight: Theta, side x side, or None.
+    """
+
+    def __init__(self, grids: list[Tensor], side: int, weight: Tensor | None, background: int) -> None:
+        self._grids = grids
+        self._side = side
+        self._weight = weight
+        self._background = background
+        self._classes = torch.arange(len(grids[0]), device=grids[0].device)
+        total = torch.full((side, side), -torch.inf, device=self._classes.device)
+        for some in self._classes.split(CLASSES_AT_ONCE):
+            total = torch.logaddexp(total, self._logits(some).logsumexp(dim=0))
+        self._total = total  # log of the softmax's denominator
+
+    def peaks(self) -> Tensor:
+        """The highest probability of each class, C."""
+        return torch.cat([self.of(some).amax(dim=(1, 2)) for some in self._classes.split(CLASSES_AT_ONCE)])
+
+    @staged("classify")
+    def of(self, chosen: Tensor) -> Tensor:
+        """Indices of n classes -> n x side x side."""
+        return (self._logits(chosen) - self._total).exp()
+
+    def _logits(self, chosen: Tensor) -> Tensor:
+        size = (self._side, self._side)
+        laid = [F.interpolate(grid[None, chosen], size=size, mode="bilinear")[0] for grid in self._grids]
+        scores = sum(laid[1:], laid[0]) / len(laid)
+        if self._weight is not None:
+            is_background = (chosen == self._background)[:, None, None]
+            scores = scores * torch.where(is_background, 1 - self._weight, self._weight)
+        return LOGIT_SCALE * scores
 
 
 def photo_of(name: str) -> tuple[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from annotator.models.windows import ClassMaps
 from labelers.base import LabelerSpec, register
 from labelers.dense import WindowLabeler, WindowParameters
 
@@ -13,5 +16,5 @@ from labelers.dense import WindowLabeler, WindowParameters
     WindowParameters,
 )
 class Maskclip(WindowLabeler):
-    def _score(self, windows: Tensor) -> Tensor:
-        return self._classifier.probabilities(self._clip.dense(windows).maskclip)
+    def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
+        return self._classifier.score(self._clip.dense(windows).maskclip).maps()

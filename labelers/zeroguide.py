@@ -26,6 +26,7 @@ from annotator.models.packs import Networks
 from annotator.models.phrases import TEMPLATE
 from annotator.models.windows import to_canvas
 from annotator.prediction import NOTHING, Prediction
+from annotator.stages import stage, staged
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
 from labelers.dense import check_shares, own_sizes
@@ -108,7 +109,8 @@ class Zeroguide:
     def _label(self, image: Image, size: Size) -> Prediction:
         device = self._networks.device
         with self._networks.inference():
-            pieces = oversegment(self._dino, image, size, self._parameters.oversegmentation(), device)
+            with stage("over-segment"):
+                pieces = oversegment(self._dino, image, size, self._parameters.oversegmentation(), device)
             photo = to_canvas(image, (image.shape[0], image.shape[1]), device)
             embedder = SegmentEmbedder(self._clip, photo, self._parameters.embedding())
         tree, known = pieces.tree, dict[int, Node]()
@@ -132,7 +134,8 @@ class Zeroguide:
         embeddings = embeddings.clone()  # outside of inference mode: a captioner may want gradients
         if self._captioner is None:
             return [Node(embedding, NAMELESS, None) for embedding in embeddings]
-        captions = self._captioner.caption(embeddings)
+        with stage("caption"):
+            captions = self._captioner.caption(embeddings)
         return [
             Node(embedding, caption, self._text_of(caption))
             for embedding, caption in zip(embeddings, captions, strict=True)
@@ -176,6 +179,7 @@ class Likeness:
         return self.segments if self.captions is None else (self.segments + self.captions) / 2
 
 
+@staged("prediction")
 def to_prediction(
     pieces: Oversegments, known: Mapping[int, Node], tried: Mapping[int, float], threshold: float
 ) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +11,12 @@ from torch.nn import functional as F
 
 from annotator.models.clip import DenseClip
 from annotator.models.compat import prepare_torchvision
+from annotator.stages import staged
 from annotator.vocabulary import Vocabulary
 
 LOGIT_SCALE = 100.0
+NAMES_AT_ONCE = 512
+"""A window of 784 patches then costs 1.6 MB, however long the list of names is."""
 
 
 def imagenet_templates() -> tuple[str, ...]:
@@ -37,21 +41,85 @@ class NameClassifier:
         self.owners = torch.tensor(owners, device=self.names.device)
         self.classes = len(vocabulary)
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """B x d x ... features -> B x C x ...: softmax over names of 100 x cosine, the best name per class."""
-        return self._best_name((LOGIT_SCALE * self._cosines(features)).softmax(dim=1))
-
-    def cosines(self, features: Tensor) -> Tensor:
-        """B x d x ... features -> B x C x ...: cosine with each class's best name."""
-        return self._best_name(self._cosines(features))
-
-    def _cosines(self, features: Tensor) -> Tensor:
-        return torch.einsum("bd...,nd->bn...", F.normalize(features.float(), dim=1), self.names)
-
-    def _best_name(self, per_name: Tensor) -> Tensor:
+    def names_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of n classes, m x d, and for each the position of its class in `chosen`."""
         if len(self.names) == self.classes:
-            return per_name
-        shape = (per_name.shape[0], self.classes, *per_name.shape[2:])
-        owners = self.owners.view(1, -1, *[1] * (per_name.ndim - 2)).expand_as(per_name)
-        lowest = torch.full(shape, -torch.inf, device=per_name.device)
-        return lowest.scatter_reduce(1, owners, per_name, reduce="amax")
+            return self.names[chosen], torch.arange(len(chosen), device=chosen.device)
+        name, position = (self.owners[:, None] == chosen).nonzero(as_tuple=True)
+        return self.names[name], position
+
+    @staged("classify")
+    def score(self, features: Tensor) -> PatchScores:
+        """B x d x h x w features -> the softmax over names of 100 x cosine."""
+        normalised = F.normalize(features.float(), dim=1).flatten(2)  # B x d x P
+        total = torch.full((len(features), 1, normalised.shape[2]), -torch.inf, device=normalised.device)
+        highest = total.clone()
+        for names in self.names.split(NAMES_AT_ONCE):
+            logits = LOGIT_SCALE * names @ normalised
+            total = torch.logaddexp(total, logits.logsumexp(dim=1, keepdim=True))
+            highest = torch.maximum(highest, logits.amax(dim=1, keepdim=True))
+        return PatchScores(self, normalised, total, (highest - total).exp(), (features.shape[2], features.shape[3]))
+
+    @staged("classify")
+    def cosines(self, features: Tensor) -> Tensor:
+        """B x d features -> B x C: cosine with each class's best name."""
+        return best_of(F.normalize(features.float(), dim=1) @ self.names.T, self.owners, self.classes)
+
+
+@dataclass(eq=False)
+class PatchScores:
+    """Class probabilities of patches, from their features, a few classes at a time: never are all of them held.
+
+    normalised: B x d x P features. total: B x 1 x P, log of the softmax's denominator.
+    confidence: B x 1 x P, the highest probability of any class.
+    """
+
+    classifier: NameClassifier
+    normalised: Tensor
+    total: Tensor
+    confidence: Tensor
+    grid: tuple[int, int]
+
+    @staged("classify")
+    def maps(self, decided: Tensor | None = None, decision: int = 0) -> list[NameMaps]:
+        """One per window. decided: B x h x w bool, where class `decision` has all the probability."""
+        total = self.total
+        if decided is not None:
+            total = torch.where(decided.flatten(1)[:, None], torch.inf, total)
+        names, owners, classes = self.classifier.names, self.classifier.owners, self.classifier.classes
+        rows = [(LOGIT_SCALE * some @ self.normalised - total).amax(dim=2).exp() for some in names.split(NAMES_AT_ONCE)]
+        peaks = best_of(torch.cat(rows, dim=1), owners, classes)
+        if decided is not None:
+            peaks[decided.flatten(1).any(dim=1), decision] = 1
+        return [
+            NameMaps(self.classifier, self.normalised[index], total[index], peaks[index], self.grid, decision)
+            for index in range(len(peaks))
+        ]
+
+
+@dataclass(eq=False)
+class NameMaps:
+    """Those of one window, as `scan` takes them. An infinite total marks a patch that was decided."""
+
+    classifier: NameClassifier
+    normalised: Tensor
+    total: Tensor
+    peaks: Tensor
+    grid: tuple[int, int]
+    decision: int
+
+    @staged("classify")
+    def of(self, chosen: Tensor) -> Tensor:
+        names, owners = self.classifier.names_of(chosen)
+        probabilities = (LOGIT_SCALE * names @ self.normalised - self.total).exp()
+        found = best_of(probabilities.T, owners, len(chosen)).T
+        found[chosen == self.decision] += self.total.isinf()
+        return found.reshape(len(chosen), *self.grid)
+
+
+def best_of(per_name: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """B x names -> B x classes: the best name of each class."""
+    if per_name.shape[1] == classes:
+        return per_name
+    lowest = torch.full((len(per_name), classes), -torch.inf, device=per_name.device)
+    return lowest.scatter_reduce(1, owners.expand_as(per_name), per_name, reduce="amax")

@@ -23,7 +23,8 @@ from annotator.errors import ConfigError
 from annotator.models.dino import Dino
 from annotator.models.merge_tree import Features, MergeTree, ward
 from annotator.models.refine import refine
-from annotator.models.windows import in_fixed_batches, to_canvas, upsampled_winners
+from annotator.models.upsample import upsampled_winners
+from annotator.models.windows import in_fixed_batches, to_canvas
 
 MOST_CELLS = 20_000  # full linkage holds every pair of cells twice: 3.2 GB
 PLAIN_OVERLAP, STEM_OVERLAP = 4, 2
@@ -128,7 +129,7 @@ def strided_keys(dino: Dino, canvas: Tensor, stride: int, batch: int = 4) -> Ten
     padded = F.pad(canvas[None], (0, beyond, 0, beyond), mode="replicate")[0]
     offsets = [(y * stride, x * stride) for y in range(times) for x in range(times)]
     copies = torch.stack([padded[:, y : y + height, x : x + width] for y, x in offsets])
-    maps = in_fixed_batches(copies, partial(_keys, dino), min(batch, len(copies)))  # times^2 x C x H/patch x W/patch
+    maps = in_fixed_batches([copies], partial(_keys, dino), min(batch, len(copies)))  # times^2 x C x H/patch x W/patch
     grid = maps.shape[-2:]
     woven = maps.view(times, times, -1, *grid).permute(2, 3, 0, 4, 1).reshape(-1, times * grid[0], times * grid[1])
     return woven[:, : (height - dino.patch_size) // stride + 1, : (width - dino.patch_size) // stride + 1]

@@ -1,8 +1,8 @@
 """Large photos by sliding windows: cut, score in batches across photos, average, upsample, pick the winner.
 
 Exact and bounded: overlapping *probabilities* are averaged, upsampled bilinearly to the photo's size, and the
-best class wins; but never is more than a few classes held at full size, whatever the number of classes, and
-never more photos than share a batch.
+best class wins; but never is a class held at full size, whatever the number of classes (`annotator.models.upsample`),
+and never more photos than share a batch.
 
 A network always sees batches of one fixed size (the last one filled up with zeros), so that a photo's result does
 not depend on which photos it shared a batch with, bit for bit.
@@ -10,9 +10,12 @@ not depend on which photos it shared a batch with, bit for bit.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +24,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError
+from annotator.models.upsample import Winners, bilinear, winners
+from annotator.stages import staged
 
-Score = Callable[[Tensor], Tensor]
-"""B x 3 x h x w RGB in [0, 1] -> B x C x gh x gw class probabilities on the patch grid of the padded window."""
 
-PIXELS_AT_ONCE = 2**23  # floats held at full size while classes are compared: 32 MB
-CLASSES_AT_ONCE = 16
+class ClassMaps(Protocol):
+    """Class probabilities on the patch grid of one padded window, worked out for the classes that are asked for.
+
+    peaks: the highest of each class, C.
+    """
+
+    @property
+    def peaks(self) -> Tensor: ...
+
+    def of(self, chosen: Tensor) -> Tensor:
+        """Indices of n classes -> n x gh x gw."""
+        ...
+
+
+Score = Callable[[Tensor], Sequence[ClassMaps]]
+"""B x 3 x h x w RGB in [0, 1] -> B maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldMaps:
+    """Those of a few classes, all held: C x gh x gw."""
+
+    probabilities: Tensor
+
+    @property
+    def peaks(self) -> Tensor:
+        return self.probabilities.amax(dim=(1, 2))
+
+    def of(self, chosen: Tensor) -> Tensor:
+        return self.probabilities[chosen]
 
 
 @dataclass(frozen=True)
@@ -67,14 +98,6 @@ def _round(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-@dataclass(frozen=True)
-class Winners:
-    """Per pixel of a photo: the index of the best class (H x W int32) and its probability (H x W float32)."""
-
-    best: NDArray[np.int32]
-    confidence: NDArray[np.float32]
-
-
 def scan(
     images: Sequence[NDArray[np.uint8]],
     sizes: Sequence[tuple[int, int]],
@@ -94,16 +117,16 @@ def scan(
     waiting: defaultdict[tuple[int, int], list[_Window]] = defaultdict(list)  # by shape of the window
     for image, size in zip(images, sizes, strict=True):
         canvas = to_canvas(image, plan.resized(size), device)
-        photo = _Photo(size, (canvas.shape[1], canvas.shape[2]), patch_size)
+        photo = _Photo(size, (canvas.shape[1], canvas.shape[2]), plan, patch_size)
         open_photos.append(photo)
-        for y in plan.starts(canvas.shape[1]):
-            for x in plan.starts(canvas.shape[2]):
-                pixels = canvas[:, y : y + plan.window, x : x + plan.window]
-                group = waiting[pixels.shape[1], pixels.shape[2]]
-                group.append(_Window(photo, y, x, pixels))
-                photo.missing += 1
-                if len(group) == batch:
-                    _score(group, score, batch)
+        corners = product(plan.starts(canvas.shape[1]), plan.starts(canvas.shape[2]))
+        for number, (y, x) in enumerate(corners):
+            pixels = canvas[:, y : y + plan.window, x : x + plan.window]
+            group = waiting[pixels.shape[1], pixels.shape[2]]
+            group.append(_Window(photo, number, pixels))
+            photo.missing += 1
+            if len(group) == batch:
+                _score(group, score, batch)
         while open_photos and open_photos[0].missing == 0:
             yield open_photos.popleft().winners()
     for group in waiting.values():
@@ -112,6 +135,7 @@ def scan(
         yield photo.winners()
 
 
+@staged("preprocess")
 def to_canvas(image: NDArray[np.uint8], size: tuple[int, int], device: torch.device | str) -> Tensor:
     """H x W x 3 uint8 -> 3 x h x w RGB in [0, 1], bilinear."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
@@ -120,69 +144,76 @@ def to_canvas(image: NDArray[np.uint8], size: tuple[int, int], device: torch.dev
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
 
 
-def in_fixed_batches(inputs: Tensor, network: Callable[[Tensor], Tensor], batch: int) -> Tensor:
-    """network(inputs) in batches of exactly `batch`, the last filled up with zeros."""
-    results = []
-    for part in inputs.split(batch):
-        filled = F.pad(part, (0, 0) * (part.ndim - 1) + (0, batch - len(part)))
-        results.append(network(filled)[: len(part)])
+def in_fixed_batches(pieces: Iterable[Tensor], network: Callable[[Tensor], Tensor], batch: int) -> Tensor:
+    """network(all pieces, one after the other) in batches of exactly `batch`, the last filled up with zeros.
+
+    Pieces, n x ... each, are taken as they are needed.
+    """
+    results: list[Tensor] = []
+    left: Tensor | None = None
+    for piece in pieces:
+        left = piece if left is None else torch.cat([left, piece])
+        while len(left) >= batch:
+            results.append(network(left[:batch]))
+            left = left[batch:]
+    if left is not None and len(left):
+        results.append(network(filled_up(left, batch))[: len(left)])
     return torch.cat(results)
 
 
-def upsampled_winners(maps: Callable[[Tensor], Tensor], peaks: Tensor, size: tuple[int, int]) -> Winners:
-    """The best class per pixel after bilinear upsampling, a few classes at a time.
-
-    maps:  indices of some classes -> n x h x w probabilities.
-    peaks: highest probability of each class anywhere, C. A bilinear mean never exceeds it, so classes whose
-           peak lies below the weakest winner so far are not looked at; ties go to the lower index.
-    """
-    best = torch.zeros(size, dtype=torch.int32, device=peaks.device)
-    confidence = torch.full(size, -1.0, device=peaks.device)
-    at_once = min(max(PIXELS_AT_ONCE // (size[0] * size[1]), 1), CLASSES_AT_ONCE)
-    for chosen in peaks.argsort(descending=True, stable=True).split(at_once):
-        if peaks[chosen[0]] < confidence.min():
-            break
-        chosen = chosen.sort().values
-        full = F.interpolate(maps(chosen)[None], size=size, mode="bilinear", align_corners=False)[0]
-        top, position = full.max(dim=0)
-        index = chosen.int()[position]
-        wins = (top > confidence) | ((top == confidence) & (index < best))
-        best = torch.where(wins, index, best)
-        confidence = torch.where(wins, top, confidence)
-    return Winners(best.cpu().numpy(), confidence.cpu().numpy())
+def filled_up(inputs: Tensor, batch: int) -> Tensor:
+    """With zeros, to `batch` rows."""
+    return F.pad(inputs, (0, 0) * (inputs.ndim - 1) + (0, batch - len(inputs)))
 
 
 @dataclass(eq=False)
 class _Photo:
+    """A photo some of whose windows are not scored yet. Windows are numbered row by row."""
+
     size: tuple[int, int]
     canvas: tuple[int, int]
+    plan: WindowPlan
     patch_size: int
     missing: int = 0
-    scored: list[tuple[int, int, int, int, Tensor]] = field(default_factory=list)  # y, x, height, width, grid
+    scored: dict[int, ClassMaps] = field(default_factory=dict)
 
+    @staged("upsample + argmax")
     def winners(self) -> Winners:
-        self.scored.sort(key=lambda window: window[:2])
-        cover = torch.zeros(self.canvas, device=self.scored[0][4].device)
-        for y, x, height, width, _ in self.scored:
-            cover[y : y + height, x : x + width] += 1
-        peaks = torch.stack([grid.amax(dim=(1, 2)) for *_, grid in self.scored]).amax(dim=0)
+        rows, columns = (_weights(self.plan, self.canvas[side], self.size[side], self.patch_size) for side in range(2))
+        down = len(self.plan.starts(self.canvas[0]))
+        windows = [self.scored[number] for number in range(len(self.scored))]
 
-        def averaged(chosen: Tensor) -> Tensor:
-            total = torch.zeros(len(chosen), *self.canvas, device=cover.device)
-            for y, x, height, width, grid in self.scored:
-                padded = (grid.shape[1] * self.patch_size, grid.shape[2] * self.patch_size)
-                pixels = F.interpolate(grid[None, chosen], size=padded, mode="bilinear", align_corners=False)[0]
-                total[:, y : y + height, x : x + width] += pixels[:, :height, :width]
-            return total / cover
+        def side_by_side(chosen: Tensor) -> Tensor:
+            """n x (gh * windows down) x (gw * windows across)."""
+            grids = [window.of(chosen).float() for window in windows]
+            across = len(grids) // down
+            strips = [torch.cat(grids[row * across : (row + 1) * across], dim=2) for row in range(down)]
+            return torch.cat(strips, dim=1)
 
-        return upsampled_winners(averaged, peaks, self.size)
+        peaks = torch.stack([window.peaks for window in windows]).amax(dim=0).float()
+        return winners(side_by_side, peaks, rows, columns)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(plan: WindowPlan, canvas: int, size: int, patch_size: int) -> Tensor:
+    """Along one side, size x (patches * windows): a pixel of the photo from the patches of all windows.
+
+    A window's patches are upsampled to its pixels, the windows averaged on the canvas where they overlap (which falls
+    apart into rows and columns, as windows lie on a grid), the canvas resized to the photo.
+    """
+    starts, window = plan.starts(canvas), min(plan.window, canvas)
+    patches = -(-window // patch_size)
+    pixels = bilinear(patches, patches * patch_size)[:window]
+    laid = torch.zeros(canvas, patches * len(starts), dtype=torch.float64)
+    for number, start in enumerate(starts):
+        laid[start : start + window, number * patches : (number + 1) * patches] = pixels
+    return bilinear(canvas, size) @ (laid / laid.sum(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
     photo: _Photo
-    y: int
-    x: int
+    number: int
     pixels: Tensor
 
 
@@ -190,9 +221,8 @@ def _score(group: list[_Window], score: Score, batch: int) -> None:
     """Scores the windows of one shape and hands them to their photos; empties the group."""
     if not group:
         return
-    grids = in_fixed_batches(torch.stack([window.pixels for window in group]), score, batch).float()
-    for window, grid in zip(group, grids, strict=True):
-        height, width = window.pixels.shape[1:]
-        window.photo.scored.append((window.y, window.x, height, width, grid))
+    windows = filled_up(torch.stack([window.pixels for window in group]), batch)
+    for window, maps in zip(group, score(windows), strict=False):
+        window.photo.scored[window.number] = maps
         window.photo.missing -= 1
     group.clear()

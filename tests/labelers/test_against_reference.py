@@ -16,7 +16,7 @@ from annotator.models.dino import Dino
 from annotator.models.found import Found
 from annotator.models.heads import load_heads
 from annotator.models.packs import Networks
-from annotator.models.windows import Winners
+from annotator.models.upsample import Winners
 from annotator.prediction import Prediction
 from annotator.vocabulary import ClassEntry, Vocabulary
 from labelers import base, dense, diy
@@ -208,8 +208,12 @@ def test_synonyms_take_the_best_name() -> None:
     feature = np.random.default_rng(0).normal(size=16)
     logits = 100 * names @ (feature / np.linalg.norm(feature))
     share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    found = classifier.probabilities(torch.from_numpy(feature).float()[None, :, None, None])[0, :, 0, 0]
-    np.testing.assert_allclose(found.numpy(), [max(share[0], share[1]), share[2]], atol=1e-5)
+    scores = classifier.score(torch.from_numpy(feature).float()[None, :, None, None])
+    (maps,) = scores.maps()
+    expected = [max(share[0], share[1]), share[2]]
+    np.testing.assert_allclose(maps.peaks.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(maps.of(torch.tensor([1, 0]))[:, 0, 0].numpy(), expected[::-1], atol=1e-5)
+    np.testing.assert_allclose(scores.confidence[0, 0], max(expected), atol=1e-5)
 
 
 def test_reduced_precision_stays_inside_the_networks() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from annotator.models.windows import Winners
+from annotator.models.upsample import Winners
 from annotator.vocabulary import ClassEntry, Vocabulary
 from labelers.dense import own_sizes, to_prediction
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError
-from annotator.models import windows
-from annotator.models.windows import WindowPlan, in_fixed_batches, scan, upsampled_winners
+from annotator.models.windows import HeldMaps, WindowPlan, in_fixed_batches, scan
 
 
 @pytest.mark.parametrize(
@@ -112,9 +107,9 @@ def test_scan_equals_the_plain_version(batch: int) -> None:
     sizes = [*PHOTOS[:-1], (60, 82)]  # the last photo came at half its size
     seen = []
 
-    def score(crops: Tensor) -> Tensor:
+    def score(crops: Tensor) -> list[HeldMaps]:
         seen.append(len(crops))
-        return colour_classes(crops)
+        return [HeldMaps(grid) for grid in colour_classes(crops)]
 
     found = list(scan(photos, sizes, PLAN, score, patch_size=PATCH, batch=batch))
     assert set(seen) == {batch}  # always full batches
@@ -135,10 +130,10 @@ def test_photos_come_as_soon_as_they_are_done() -> None:
     def photos() -> list[np.ndarray]:
         return [networks.photo(40, 40, seed=seed) for seed in range(4)]
 
-    def score(crops: Tensor) -> Tensor:
+    def score(crops: Tensor) -> list[HeldMaps]:
         nonlocal asked
         asked += 1
-        return colour_classes(crops)
+        return [HeldMaps(grid) for grid in colour_classes(crops)]
 
     results = scan(photos(), [(40, 40)] * 4, PLAN, score, patch_size=PATCH, batch=4)  # four windows each
     for number in range(1, 5):
@@ -146,91 +141,14 @@ def test_photos_come_as_soon_as_they_are_done() -> None:
         assert asked == number
 
 
-def everything_at_once(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0].numpy()
-
-
-def random_maps(classes: int) -> Tensor:
-    return torch.rand(classes, 9, 13, generator=torch.Generator().manual_seed(0))
-
-
-def softmax_maps(classes: int) -> Tensor:
-    """Peaked, as a network's are: most classes win nowhere."""
-    return (random_maps(classes) * 30 * torch.linspace(0, 1, classes)[:, None, None]).softmax(dim=0)
-
-
-@pytest.mark.parametrize("pixels_at_once", [1, 3000, 2**23])
-@pytest.mark.parametrize("make", [random_maps, softmax_maps])
-@pytest.mark.parametrize("size", [(37, 55), (5, 5), (9, 13)])
-def test_upsampled_winners_equals_everything_at_once(
-    monkeypatch: pytest.MonkeyPatch, pixels_at_once: int, make: Callable[[int], Tensor], size: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(windows, "PIXELS_AT_ONCE", pixels_at_once)
-    maps = make(200)
-    found = upsampled_winners(lambda chosen: maps[chosen], maps.amax(dim=(1, 2)), size)
-    full = everything_at_once(maps, size)
-    np.testing.assert_allclose(found.confidence, full.max(axis=0), atol=1e-6)
-    ordered = np.sort(full, axis=0)
-    clear = ordered[-1] - ordered[-2] > 1e-6  # torch rounds by how many classes it has at a time
-    assert clear.mean() > 0.99
-    np.testing.assert_array_equal(found.best[clear], full.argmax(axis=0)[clear])
-
-
-@pytest.mark.parametrize("pixels_at_once", [1, 3000, 2**23])
-def test_ties_go_to_the_lower_index(monkeypatch: pytest.MonkeyPatch, pixels_at_once: int) -> None:
-    """Small whole numbers at twice the size: nothing is rounded, and most pixels have several winners."""
-    monkeypatch.setattr(windows, "PIXELS_AT_ONCE", pixels_at_once)
-    maps = torch.randint(0, 4, (200, 9, 13), generator=torch.Generator().manual_seed(0)).float()
-    maps[:60] -= 1  # so that the first classes do not win everywhere
-    maps[:, 0, 0] = torch.arange(200) + 4  # peaks in the opposite order of the classes
-    found = upsampled_winners(lambda chosen: maps[chosen], maps.amax(dim=(1, 2)), (18, 26))
-    full = everything_at_once(maps, (18, 26))
-    assert ((full == full.max(axis=0)).sum(axis=0) > 1).mean() > 0.2
-    np.testing.assert_array_equal(found.confidence, full.max(axis=0))
-    np.testing.assert_array_equal(found.best, full.argmax(axis=0))
-
-
-def test_classes_that_cannot_win_are_not_looked_at() -> None:
-    maps = torch.full((200, 4, 4), 0.001)
-    maps[150] = 0.9
-    asked: list[int] = []
-
-    def some(chosen: Tensor) -> Tensor:
-        asked.extend(chosen.tolist())
-        return maps[chosen]
-
-    assert set(upsampled_winners(some, maps.amax(dim=(1, 2)), (8, 8)).best.ravel()) == {150}
-    assert len(asked) <= windows.CLASSES_AT_ONCE
-
-
-def test_in_fixed_batches_fills_up_with_zeros() -> None:
+@pytest.mark.parametrize("cuts", [[3], [1, 2], [2, 1], [1, 1, 1]])
+def test_in_fixed_batches_fills_up_with_zeros(cuts: list[int]) -> None:
     seen: list[list[float]] = []
 
     def network(batch: Tensor) -> Tensor:
         seen.append(batch[:, 0].tolist())
         return batch * 2
 
-    found = in_fixed_batches(torch.tensor([[1.0], [2.0], [3.0]]), network, 2)
+    found = in_fixed_batches(torch.tensor([[1.0], [2.0], [3.0]]).split(cuts), network, 2)
     assert seen == [[1.0, 2.0], [3.0, 0.0]]
     assert found.tolist() == [[2.0], [4.0], [6.0]]
-
-
-MEMORY = """
-import resource
-import torch
-from annotator.models.windows import upsampled_winners
-torch.set_num_threads(1)
-maps = torch.rand(500, 28, 28)
-few = maps[:1]
-upsampled_winners(lambda chosen: few[chosen], few.amax(dim=(1, 2)), (700, 700))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-upsampled_winners(lambda chosen: maps[chosen], maps.amax(dim=(1, 2)), (700, 700))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
-def test_memory_does_not_grow_with_classes() -> None:
-    """500 classes at 700 x 700 would be 1 GB at once; they cost little more than one class does."""
-    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=True)
-    assert int(result.stdout) < 150e6

@@ -16,8 +16,8 @@ import torch
 from annotator.errors import VocabularyError
 from annotator.models.devices import kind_of
 from annotator.models.packs import Networks
+from annotator.models.upsample import Winners
 from annotator.models.weights import sha256_of
-from annotator.models.windows import Winners
 from annotator.prediction import Prediction
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register

@@ -17,8 +17,9 @@ from annotator.errors import ConfigError, WeightsError
 from annotator.models.compat import prepare_torchvision
 from annotator.models.packs import read_pack
 from annotator.models.sources import locate
+from annotator.models.upsample import Winners
 from annotator.models.weights import read_state
-from annotator.models.windows import WindowPlan, Winners, scan
+from annotator.models.windows import HeldMaps, WindowPlan, scan
 from annotator.training.provenance import read_provenance, save_weights
 
 PACKAGED = "tf_efficientnet_lite2"
@@ -108,8 +109,8 @@ class Segmenter(nn.Module):
         yield from scan(images, sizes, plan, score, patch_size=LOW, batch=batch, device=self.mean.device)
 
 
-def _probabilities(model: Segmenter, images: Tensor) -> Tensor:
-    return model(images).float().softmax(dim=1)
+def _probabilities(model: Segmenter, images: Tensor) -> list[HeldMaps]:
+    return [HeldMaps(probabilities) for probabilities in model(images).float().softmax(dim=1)]
 
 
 def new_model(kind: Kind, *, pretrained: bool = False) -> Segmenter:

@@ -1,0 +1,105 @@
+"""From class probabilities on a coarse grid to the best class of every pixel, without ever holding all classes.
+
+Bilinear upsampling is linear and separable: whatever chain of it lies between a grid and the photo is one matrix for
+the rows and one for the columns. So a class costs two small products over a band of rows, and a band that a class
+cannot win costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from annotator.stages import staged
+
+CLASSES_AT_ONCE = 16
+PIXELS_AT_ONCE = {"cpu": 2**16, "mps": 2**22, "cuda": 2**24}
+"""Of a band: on a CPU what its cache holds, elsewhere as many as keep the device busy."""
+
+Maps = Callable[[Tensor], Tensor]
+"""Indices of n classes -> n x R x C probabilities on the grid."""
+
+
+@dataclass(frozen=True)
+class Winners:
+    """Per pixel of a photo: the index of the best class (H x W int32) and its probability (H x W float32)."""
+
+    best: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+
+
+def bilinear(source: int, target: int) -> Tensor:
+    """target x source weights, float64: what `F.interpolate(..., align_corners=False)` does along one side."""
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).clamp(min=0)
+    below = position.long().clamp(max=source - 1)
+    weights = torch.zeros(target, source, dtype=torch.float64)
+    share = (position - below)[:, None]
+    weights.scatter_add_(1, below[:, None], 1 - share)
+    return weights.scatter_add_(1, (below + 1).clamp(max=source - 1)[:, None], share)
+
+
+@staged("upsample + argmax")
+def upsampled_winners(maps: Maps, peaks: Tensor, size: tuple[int, int]) -> Winners:
+    """The best class per pixel after bilinear upsampling of the maps to `size`; peaks: as for `winners`."""
+    rows, columns = maps(peaks.new_zeros(1, dtype=torch.long)).shape[1:]
+    return winners(maps, peaks, bilinear(rows, size[0]), bilinear(columns, size[1]))
+
+
+def winners(maps: Maps, peaks: Tensor, rows: Tensor, columns: Tensor) -> Winners:
+    """The class with the highest value of rows @ map @ columns.T, per pixel; ties go to the lower index.
+
+    peaks:         highest probability of each class anywhere on the grid, C. No weighted mean exceeds it, so a class
+                   is passed over where the weakest winner so far is higher.
+    rows, columns: H x R and W x C weights, not negative, in sum 1.
+    """
+    device = peaks.device
+    height, width = len(rows), len(columns)
+    best = torch.zeros(height, width, device=device)  # whole numbers, as floats: see `_challenge`
+    confidence = torch.full((height, width), -1.0, device=device)
+    bands = _bands(rows, max(PIXELS_AT_ONCE[device.type] // width, 1))
+    rows, across = rows.to(device, torch.float32), columns.to(device, torch.float32).T.contiguous()
+    weakest = [-1.0] * len(bands)
+    order = peaks.argsort(descending=True, stable=True)
+    highest = peaks[order].tolist()
+    for start in range(0, len(order), CLASSES_AT_ONCE):
+        if highest[start] < min(weakest):
+            break
+        chosen = order[start : start + CLASSES_AT_ONCE]
+        grids = maps(chosen)
+        wide = grids @ across  # n x R x W
+        tops = grids.amax(dim=2)
+        for number, (y, used) in enumerate(bands):
+            reach = tops[:, used].amax(dim=1).tolist()
+            able = [index for index, top in enumerate(reach) if top >= weakest[number]]
+            held, winner = confidence[y], best[y]
+            for index in able:
+                _challenge(rows[y, used] @ wide[index, used], int(chosen[index]), held, winner)
+            if able:
+                weakest[number] = float(held.min())
+    return Winners(best.int().cpu().numpy(), confidence.cpu().numpy())
+
+
+def _bands(rows: Tensor, height: int) -> list[tuple[slice, slice]]:
+    """Rows of pixels, some at a time, each with the rows of the grid that it reads."""
+    found = []
+    for y in range(0, len(rows), height):
+        used = rows[y : y + height].any(dim=0).nonzero()
+        found.append((slice(y, y + height), slice(int(used[0]), int(used[-1]) + 1)))
+    return found
+
+
+def _challenge(probability: Tensor, index: int, held: Tensor, winner: Tensor) -> None:
+    """Gives this class the pixels where it is better, or as good and of a lower index; in place.
+
+    In floats throughout, which a CPU compares several times as fast as it makes and applies masks of bools.
+    """
+    wins, draws = torch.empty_like(held), torch.empty_like(held)
+    torch.eq(probability, held, out=draws).mul_(torch.gt(winner, index, out=wins))
+    torch.gt(probability, held, out=wins).add_(draws)
+    winner.lerp_(winner.new_tensor(index), wins)
+    torch.maximum(held, probability, out=held)
