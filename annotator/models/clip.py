@@ -82,7 +82,7 @@ class DenseClip(Backbone):
             tap = len(blocks) - 3
             intermediate = x
             for index, block in enumerate(blocks[:-1]):
-                x = x + block.ls_1(block.attention(block.ln_1(x)))
+                x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
                 after_attention = block.ln_2(x)
                 if index == tap:
                     intermediate = after_attention
@@ -101,8 +101,11 @@ class DenseClip(Backbone):
         """B x 3 x H x W RGB in [0, 1] -> B x d global embeddings (class token), not normalised."""
         with self.autocast(images.device):
             x, _ = self.tokens(self.normalise(images))
-            for block in self.visual.transformer.resblocks:
-                x = block(x)
+            blocks = self.visual.transformer.resblocks
+            for block in blocks:
+                asking = 1 if block is blocks[-1] else None  # nothing reads the last layer's patches
+                x = x[:, :asking] + block.ls_1(attend(block.attn, block.ln_1(x), asking))
+                x = x + block.ls_2(block.mlp(block.ln_2(x)))
             embedding: Tensor = self.visual.ln_post(x[:, 0]) @ self.visual.proj
         return embedding.float()
 
@@ -129,6 +132,19 @@ class DenseClip(Backbone):
             prompts = self.text([template.replace("{}", name) for template in templates]).float()
             rows.append(F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1))
         return torch.stack(rows).cpu()
+
+
+def attend(layer: Any, x: Tensor, asking: int | None = None) -> Tensor:
+    """Self-attention by an `nn.MultiheadAttention`, B x T x D; for the first `asking` tokens alone, or for all.
+
+    The layer's own forward pass turns tokens before images; its products then run image by image.
+    """
+    width = x.shape[-1]
+    q = F.linear(x[:, :asking], layer.in_proj_weight[:width], layer.in_proj_bias[:width])
+    kv = F.linear(x, layer.in_proj_weight[width:], layer.in_proj_bias[width:])
+    k, v = kv.unflatten(-1, (2, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each B x heads x T x c
+    attended = F.scaled_dot_product_attention(q.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2), k, v)
+    return layer.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 PHOTOS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 16}
 """On a CPU more would only make progress and Ctrl-C wait: its batches are windows, not photos."""
-WINDOWS_AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}
-CROPS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
+WINDOWS_AT_ONCE = {"cpu": 1, "mps": 8, "cuda": 32}
+"""A batch that is not full costs as much as a full one; a CPU takes no longer per window when they come one by one."""
+CROPS_AT_ONCE = {"cpu": 12, "mps": 30, "cuda": 60}
+"""The 59 crops of CLIP-DIY fill theirs."""
 MOST_DECODERS = 8
 
 

@@ -103,4 +103,5 @@ def load_mini_dino(state: Mapping[str, Tensor], stem_state: Mapping[str, Tensor]
     stem = vit.patch_embed.proj.stem.load(stem_state)
     fixed = {f"patch_embed.proj.stem.{name}": tensor for name, tensor in stem.state_dict().items()}
     load_strict(vit, {**state, **fixed}, role="dino", what="mini-dino")
+    stem.fold()
     return Dino(vit, IMAGE_MEAN, IMAGE_STD)
