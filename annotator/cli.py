@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annotator.commands import convert, evaluate, models, report, results, review, train
+from annotator.commands import bench, convert, evaluate, models, report, results, review, train
 from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
@@ -67,6 +67,24 @@ def run(
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Decoding processes; 0 decodes in this one.", show_default="by cores")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray: actors on this machine or a cluster.", show_default="local")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to join, HOST:6379 or auto.", show_default="$RAY_ADDRESS, else one started here"
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            help="Ray actors, each with its own networks.", show_default="one per GPU; without GPUs, one per two CPUs"
+        ),
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="0.5: two actors share a GPU; 0: CPUs only.", show_default="1 if there are any")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many photos; the same command goes on.")] = None,
     full_decode: Annotated[
@@ -128,6 +146,7 @@ app.command()(report.report)
 app.command("eval")(evaluate.evaluate)
 app.command()(results.relabel)
 app.command()(results.show)
+app.command()(bench.bench)
 
 
 @app.command()

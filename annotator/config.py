@@ -20,6 +20,16 @@ Parameters = TypeVar("Parameters")
 MAX_PIXELS = 178_956_970
 """Photos with more pixels are refused unless asked for: Pillow's own limit for decompression bombs, doubled."""
 
+_LEAST = {
+    "batch_size": 1,
+    "workers": 0,
+    "limit": 0,
+    "max_pixels": 1,
+    "max_failure_rate": 0,
+    "actors": 1,
+    "gpus_per_actor": 0,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -46,12 +56,19 @@ class RunConfig:
     max_pixels: int = MAX_PIXELS
     overwrite: bool = False
     retry_failed: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("workers", 0), ("limit", 0), ("max_pixels", 1), ("max_failure_rate", 0)):
+        for name, low in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{name}: expected at least {low}, but got {value}")
+        for name in ("ray_address", "actors", "gpus_per_actor"):
+            if self.engine != "ray" and getattr(self, name) is not None:
+                raise ValueError(f"{name}: expected with the engine 'ray' only, but the engine is {self.engine!r}")
 
     @classmethod
     def load(cls, path: str | Path | None, given: Mapping[str, Any]) -> RunConfig:

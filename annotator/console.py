@@ -54,17 +54,19 @@ def announce(job: Job, quiet: bool) -> None:
     networks = job.networks
     err.print(
         f"{escape(job.config.labeler)} · pack {escape(networks.pack)} · {classes} · "
-        f"{','.join(job.devices)} {networks.precision} · {escape(str(job.source.root))} → {escape(str(job.directory))}"
+        f"{','.join(job.devices)} {job.precision} · {escape(str(job.source.root))} → {escape(str(job.directory))}"
     )
 
 
 @contextmanager
 def progress(job: Job, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
     """A bar with rate, time left and failures; a line every half minute where there is no terminal."""
+    from annotator.ledger import count_finished
+
     if quiet:
         yield lambda record: None
         return
-    finished = len(job.finished())
+    finished = 0 if job.config.overwrite else count_finished(job.directory, only_ok=job.config.retry_failed)
     total = sum(1 for _ in job.source)
     goal = min(total, finished + job.config.limit) if job.config.limit is not None else total
     if finished:

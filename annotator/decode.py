@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,9 +24,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from annotator.errors import ImageError
+from annotator.storage import asking, is_remote, modified
 
 MAX_PIXELS = 178_956_970
 """Above this Pillow, too, takes a file for a decompression bomb."""
+
+MAX_FETCHED_BYTES = 1 << 30
+"""Of a photo in a store, which is fetched whole."""
 
 HEAD_BYTES = 64
 """So many first bytes tell the format."""
@@ -91,8 +96,13 @@ def decode(path: Path, *, working_side: int | None = None, max_pixels: int = MAX
     if str(path) != storable(str(path)):
         raise ImageError("its name is not valid UTF-8; rename it")
     try:
+        if is_remote(path):
+            content, size, mtime = _fetch(path)
+            with content, _pillow_settings(max_pixels):
+                return _read(content, size, mtime, working_side, max_pixels)
         with open_regular(path) as file, _pillow_settings(max_pixels):
-            return _read(file, working_side, max_pixels)
+            status = os.fstat(file.fileno())
+            return _read(file, status.st_size, status.st_mtime, working_side, max_pixels)
     except ImageError:
         raise
     except Exception as error:  # decoders meet hostile bytes with any exception there is
@@ -119,9 +129,25 @@ def storable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _read(file: BinaryIO, working_side: int | None, max_pixels: int) -> Photo:
-    status = os.fstat(file.fileno())
-    if not status.st_size:
+def _fetch(path: Path) -> tuple[BytesIO, int, float]:
+    """Content, size and time of a file in a store."""
+    try:
+        with asking(path) as (files, name):
+            info = files.info(name)
+            if info["type"] != "file":
+                raise ImageError("a folder, not a file")
+            if info["size"] > MAX_FETCHED_BYTES:
+                raise ImageError(f"{info['size']:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched")
+            content = files.cat_file(name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ImageError(f"cannot be fetched: {error.strerror or error}") from error
+    return BytesIO(content), len(content), modified(info)
+
+
+def _read(file: BinaryIO, length: int, mtime: float, working_side: int | None, max_pixels: int) -> Photo:
+    if not length:
         raise ImageError("the file is empty")
     kind = image_format(file.read(HEAD_BYTES))
     if kind is None:
@@ -144,7 +170,7 @@ def _read(file: BinaryIO, working_side: int | None, max_pixels: int) -> Photo:
         if (turn := _TURNS[orientation]) is not None:
             upright = upright.transpose(turn)
     width, height = size if orientation < 5 else size[::-1]
-    return Photo(np.array(upright), width, height, max(orientation, applied), status.st_size, status.st_mtime)
+    return Photo(np.array(upright), width, height, max(orientation, applied), length, mtime)
 
 
 def _require_decoder(kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Finds photos: what a user names (folder, glob, list file, file, paths) -> `ImageRef`s in a fixed order.
+"""Finds photos: what a user names (folder, glob, list file, file, paths, URLs) -> `ImageRef`s in a fixed order.
 
 Folders are walked as they are read: memory holds the names of the folders between the root and the current
 one, never those of the whole tree. Names are plain strings here: a `Path` per name would cost more than the
@@ -8,29 +8,18 @@ walk itself.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
 
+from annotator import stored_images
 from annotator.decode import HEAD_BYTES, MAX_PIXELS, Photo, decode, image_format, open_regular, storable
-from annotator.errors import ConfigError, ImageError
+from annotator.errors import AnnotatorError, ConfigError, ImageError
+from annotator.image_names import EVERYTHING, IMAGE_NAME, RAW_NAME, Pattern, alternatives, below, selects
+from annotator.storage import is_remote, is_url, place, read_bytes
 
-__all__ = ["MAX_PIXELS", "ImageRef", "ImageSource", "Photo", "decode", "open_source"]
-
-IMAGE_NAME = re.compile(
-    r"\.(jpe?g|jpe|jfif|mpo|a?png|gif|webp|tiff?|bmp|dib|avif|hei[cf]|hif|jp[2xf]|j2[kc]|jpc|p[pgbn]m)\Z", re.IGNORECASE
-)
-"""Files with such names are taken unopened, so that a damaged photo is reported and not passed over."""
-
-RAW_NAME = re.compile(r"\.(3fr|arw|cr2|dcr|dng|erf|fff|iiq|kdc|mos|nef|nrw|pef|rwl|sr[2fw])\Z", re.IGNORECASE)
-"""Camera raw files begin like a TIFF, but what lies first in them is a thumbnail: passed over."""
-
-Pattern = tuple[str, ...]
-"""Parts of a glob; `**` is any number of folders."""
-EVERYTHING: Pattern = ("**",)
+__all__ = ["IMAGE_NAME", "MAX_PIXELS", "ImageRef", "ImageSource", "Photo", "decode", "open_source"]
 
 Identity = tuple[int, int]
 """(st_dev, st_ino): the same for all names of one folder."""
@@ -63,6 +52,9 @@ class ImageSource:
     and of the others those that begin like one. A folder that cannot be read comes up as a ref `folder/`,
     which `decode` refuses.
 
+    Below a URL there are no links, a file whose name ends in no known suffix is not opened (`stored_images`), and
+    what cannot be listed is an error.
+
     refs: the photos themselves, where they were named one by one; these are given whatever they are.
     """
 
@@ -71,43 +63,61 @@ class ImageSource:
     refs: tuple[ImageRef, ...] | None = None
 
     def __iter__(self) -> Iterator[ImageRef]:
-        return _walk(self.root, self.pattern) if self.refs is None else iter(self.refs)
+        if self.refs is not None:
+            return iter(self.refs)
+        return _walk_store(self.root, self.pattern) if is_remote(self.root) else _walk(self.root, self.pattern)
 
 
 def open_source(images: str | Path | Sequence[str | Path]) -> ImageSource:
     """Resolves a folder, a glob, a list file (`.txt`: a path per line, relative to its folder or absolute),
-    one file, or a sequence of files. Raises `ConfigError` where there is no photo."""
+    one file, or a sequence of files; each may be a URL. Raises `ConfigError` where there is no photo."""
     try:
-        if isinstance(images, str | os.PathLike):
-            source = _resolve(os.fspath(images))
-        else:
+        if isinstance(images, Iterable) and not isinstance(images, str):
             source = _from_files(images, Path.cwd())
+        else:
+            source = _resolve(str(images))
+        is_empty = next(iter(source), None) is None
+    except AnnotatorError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{images}: cannot read it: {(error.strerror or '').lower()}") from None
+        raise ConfigError(f"{images}: cannot read it: {(error.strerror or str(error)).lower()}") from None
     if str(source.root) != storable(str(source.root)):
         raise ConfigError(f"{storable(str(source.root))}: the folder's name is not valid UTF-8; rename it")
-    if next(iter(source), None) is None:
+    if is_empty:
         raise ConfigError(f"{images}: expected photos, but found none")
     return source
 
 
 def _resolve(text: str) -> ImageSource:
-    place = Path(text)
     if not text:
         raise ConfigError("expected a folder, a glob, a .txt list or an image, but got an empty name")
-    if place.is_dir():
-        return ImageSource(place.resolve())
-    if place.is_file() and place.suffix.lower() == ".txt":
-        return _from_list(place.absolute())
-    if place.exists() or place.is_symlink():
-        return _from_files([place], Path.cwd())
+    named = place(text)
+    if is_remote(named):
+        return _resolve_url(named)
+    if named.is_dir():
+        return ImageSource(named.resolve())
+    if named.is_file() and named.suffix.lower() == ".txt":
+        return _from_list(named.absolute())
+    if named.exists() or named.is_symlink():
+        return _from_files([named], Path.cwd())
     if has_magic(text):
         return _from_glob(text)
     raise ConfigError(f"{text}: expected a folder, a glob, a .txt list or an image, but there is nothing of that name")
 
 
+def _resolve_url(named: Path) -> ImageSource:
+    kind = stored_images.kind(named)
+    if kind == "file":
+        return _from_list(named) if named.suffix.lower() == ".txt" else _from_urls([str(named)])
+    if kind is None and has_magic(str(named)):
+        parts = str(named).split("/")
+        fixed = next(index for index, part in enumerate(parts) if has_magic(part))
+        return ImageSource(place("/".join(parts[:fixed])), tuple(parts[fixed:]))
+    return ImageSource(named)
+
+
 def _from_list(file: Path) -> ImageSource:
-    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    lines = read_bytes(file).decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n").split("\n")
     return _from_files([line for line in lines if line.strip()], file.parent)
 
 
@@ -121,15 +131,34 @@ def _from_glob(text: str) -> ImageSource:
 
 
 def _from_files(files: Iterable[str | Path], base: Path) -> ImageSource:
-    """Paths relative to `base` or absolute; the root is the folder that all of them share."""
+    """Paths relative to `base` or absolute, or URLs; the root is the folder that all of them share."""
+    files = list(files)
+    if is_remote(base) or any(is_url(str(file)) for file in files):
+        return _from_urls([str(file) if is_url(str(file)) else f"{base}/{file}" for file in files])
     paths = sorted({os.path.normpath(base / file) for file in files})
     root = os.path.commonpath([os.path.split(path)[0] for path in paths]) if paths else os.fspath(base)
-    below = len(root.rstrip("/")) + 1
+    start = len(root.rstrip("/")) + 1
     refs: dict[str, ImageRef] = {}
     for path in paths:
-        ref = _ref(Path(root), storable(path[below:]), path[below:])
+        ref = _ref(Path(root), storable(path[start:]), path[start:])
         refs.setdefault(ref.path, ref)
     return ImageSource(Path(root), refs=tuple(refs[path] for path in sorted(refs)))
+
+
+def _from_urls(urls: Iterable[str]) -> ImageSource:
+    """The root is the folder that all of them share, within one bucket."""
+    names = sorted(set(urls))
+    if odd := next((name for name in names if not is_url(name)), None):
+        raise ConfigError(f"{odd}: expected a URL, as {names[-1]} is listed with it")
+    root = os.path.commonpath([url.rpartition("/")[0].replace("://", "/", 1) for url in names]).replace("/", "://", 1)
+    if root.count("/") < 2:
+        raise ConfigError(f"{names[0]}: expected photos of one bucket, but {names[-1]} is listed with it")
+    at = place(root)
+    return ImageSource(at, refs=tuple(ImageRef(at, url[len(root) + 1 :]) for url in names))
+
+
+def _walk_store(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
+    return (ImageRef(root, path) for path in stored_images.walk(root, pattern))
 
 
 def _ref(root: Path, path: str, on_disk: str) -> ImageRef:
@@ -159,7 +188,7 @@ def _walk(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
     linked: set[Identity] = set()
     levels: list[_Level] = []
     try:
-        _enter(base, "", "", frozenset(_alternatives(pattern)), levels, linked)
+        _enter(base, "", "", frozenset(alternatives(pattern)), levels, linked)
     except OSError as error:
         raise ConfigError(f"{root}: cannot read the folder: {(error.strerror or '').lower()}") from None
     while levels:
@@ -174,7 +203,7 @@ def _walk(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
                 yield _ref(root, path, on_disk)
             continue
         try:
-            _enter(base, path, on_disk, _below(level.patterns, name_on_disk[:-1]), levels, linked)
+            _enter(base, path, on_disk, below(level.patterns, name_on_disk[:-1]), levels, linked)
         except (FileNotFoundError, NotADirectoryError):
             continue  # it vanished since its parent was read
         except OSError:
@@ -216,10 +245,10 @@ def _list(folder: Path, patterns: frozenset[Pattern]) -> tuple[list[str], dict[s
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_folder(entry):
-                if not _below(patterns, entry.name):
+                if not below(patterns, entry.name):
                     continue
                 name = entry.name + "/"
-            elif _selects(patterns, entry.name) and _is_file(entry):
+            elif selects(patterns, entry.name) and _is_file(entry):
                 name = entry.name
             else:
                 continue
@@ -263,31 +292,3 @@ def _is_image(file: str) -> bool:
             return image_format(content.read(HEAD_BYTES)) is not None
     except (OSError, ImageError):
         return False
-
-
-def _alternatives(pattern: Pattern) -> Iterator[Pattern]:
-    """The pattern itself and, as `**` may stand for no folder, what follows its leading `**`."""
-    yield pattern
-    if pattern[0] == "**" and len(pattern) > 1:
-        yield from _alternatives(pattern[1:])
-
-
-def _below(patterns: frozenset[Pattern], folder: str) -> frozenset[Pattern]:
-    """What must match inside this folder; empty where nothing can."""
-    found: set[Pattern] = set()
-    for pattern in patterns:
-        if pattern[0] == "**":
-            if not folder.startswith("."):
-                found.update(_alternatives(pattern))
-        elif len(pattern) > 1 and _fits(folder, pattern[0]):
-            found.update(_alternatives(pattern[1:]))
-    return frozenset(found)
-
-
-def _selects(patterns: frozenset[Pattern], file: str) -> bool:
-    return any(len(pattern) == 1 and _fits(file, pattern[0]) for pattern in patterns)
-
-
-def _fits(name: str, part: str) -> bool:
-    """As the shell does it: hidden names only where the pattern itself begins with a dot."""
-    return fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))

@@ -9,25 +9,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.config import RunConfig
-from annotator.engines import local
-from annotator.engines.decoding import DecodePool
-from annotator.engines.team import Team
+from annotator.engines.crew import Crew, assemble
+from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
+from annotator.finished import Finished
 from annotator.images import ImageRef, ImageSource, open_source
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
+from annotator.stages import stage, staged_items
+from annotator.storage import place
 from annotator.summary import RunSummary, summarise
 from annotator.vocabulary import Vocabulary, as_vocabulary
 from labelers import base as labelers
 
 if TYPE_CHECKING:
+    from annotator.engines.ray_cluster import Cluster
     from annotator.models.packs import Networks
 
 FAILURES_JUDGED_AFTER = 50  # photos; before that a failure rate says little
@@ -41,35 +44,46 @@ Report = Callable[[ImageRecord], None]
 class Job:
     """A resolved run: everything is checked and loaded, nothing is written yet.
 
-    networks: those of the first device; the others' are the same.
+    crew:    what labels in this process.
+    cluster: where crews like it label instead, with the engine `ray`.
     """
 
     config: RunConfig
     source: ImageSource
-    labeler: labelers.Labeler
-    devices: list[str]
-    networks: Networks
+    crew: Crew
     vocabulary: Vocabulary | None
     manifest: Manifest
     directory: Path
+    cluster: Cluster | None = None
 
-    def finished(self) -> set[str]:
+    @property
+    def labeler(self) -> labelers.Labeler:
+        return self.crew.labeler
+
+    @property
+    def networks(self) -> Networks:
+        return self.crew.networks
+
+    @property
+    def devices(self) -> list[str]:
+        return [str(self.cluster.placement)] if self.cluster else self.crew.devices
+
+    @property
+    def precision(self) -> str:
+        return str(self.manifest.config["precision"])
+
+    def finished(self) -> Finished:
         """Paths that a run would not label again."""
         if self.config.overwrite:
-            return set()
+            return Finished()
         return finished_paths(self.directory, only_ok=self.config.retry_failed)
 
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
     ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
-        workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
-        batch_size = self.config.batch_size or self.networks.photos_at_once * len(self.devices)
-        ahead = workers + 2 * batch_size
-        working_side = None if self.config.full_decode else self.labeler.working_side
-        pool = DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
-        with pool:
-            yield from local.execute(refs, self.labeler, pool, batch_size, should_stop)
+        with self.crew.decoders() as pool:
+            yield from self.crew.execute(refs, pool, should_stop)
 
 
 @dataclass(frozen=True)
@@ -98,29 +112,19 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
 
     vocab, images: as in the configuration, or as Python values, which then win.
     """
-    from annotator.models.devices import resolve_devices
-    from annotator.models.packs import open_networks
-
     registration = labelers.find(config.labeler)
     parameters = labelers.resolve_parameters(config.labeler, config.settings)
     vocabulary = _vocabulary(registration.spec, vocab if vocab is not None else config.vocab)
     source = open_source(images if images is not None else config.images or default_images())
-    devices = resolve_devices(config.device)
-    crews = [
-        open_networks(config.pack, registration.spec, device, config.precision, config.weights) for device in devices
-    ]
-    members = [registration.build(networks, parameters) for networks in crews]
-    labeler = members[0] if len(members) == 1 else Team(members)
-    labeler.prepare(vocabulary)
-    networks = crews[0]
+    crew, cluster = _crew(config, vocabulary)
 
     decisive = {
         "images": str(source.root),
         "labeler": config.labeler,
         "settings": asdict(parameters),
         "vocabulary": vocabulary.fingerprint() if vocabulary else None,
-        "weights": {slot: file["sha256"] for slot, file in networks.used().items()},
-        "precision": networks.precision,
+        "weights": crew.weights,
+        "precision": cluster.precision if cluster else crew.networks.precision,
         "full_decode": config.full_decode,
     }
     manifest = Manifest(
@@ -130,27 +134,31 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
         tool_version=version("annotate"),
         labeler=config.labeler,
         vocabulary=vocabulary.to_dict() if vocabulary else None,
-        pack={"name": networks.pack, "roles": networks.used()},
-        execution={"device": ",".join(devices), "batch_size": config.batch_size, "workers": config.workers},
+        pack={"name": crew.networks.pack, "roles": crew.networks.used()},
+        execution=_execution(config, crew, cluster),
         environment=_environment(),
     )
-    directory = Path(config.out or f"runs/{source.root.resolve().name or 'images'}-{config.labeler}")
-    return Job(config, source, labeler, devices, networks, vocabulary, manifest, directory)
+    directory = place(config.out or f"runs/{source.root.resolve().name or 'images'}-{config.labeler}")
+    return Job(config, source, crew, vocabulary, manifest, directory, cluster)
 
 
 def run(job: Job, report: Report = lambda record: None) -> Outcome:
     """Labels every photo that has no row yet. Ctrl-C finishes the batch and closes the open part."""
+    with job.cluster or nullcontext():
+        return _run(job, report)
+
+
+def _run(job: Job, report: Report) -> Outcome:
     begun = time.monotonic()
     labelled = 0
     config = job.config
     writer = RunWriter.open(job.directory, job.manifest, overwrite=config.overwrite, retry_failed=config.retry_failed)
     with writer, _stop_on_signal() as stop:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
-        todo = (ref for ref in job.source if ref.path not in writer.finished)
+        todo = writer.finished.left_of(staged_items("find", job.source))
         failed, last_failure = 0, ""
-        with closing(job.execute(islice(todo, config.limit), stop.is_set)) as records:
+        with closing(_written(job, writer, islice(todo, config.limit), stop.is_set)) as records:
             for record in records:
-                writer.write(record)
                 report(record)
                 labelled += 1
                 if record.status == "failed":
@@ -163,7 +171,8 @@ def run(job: Job, report: Report = lambda record: None) -> Outcome:
                     )
         if not stop.is_set():
             job.manifest.state = "complete" if next(todo, None) is None else "partial"  # --limit leaves photos
-        writer.flush()
+        with stage("write"):
+            writer.flush()
         seconds = time.monotonic() - begun
         summary = summarise(job.directory)
         job.manifest.counts = {"photos": summary.photos, "ok": summary.ok, "failed": summary.failed}
@@ -171,21 +180,57 @@ def run(job: Job, report: Report = lambda record: None) -> Outcome:
     return Outcome(job.directory, job.manifest.state, labelled, seconds, summary)
 
 
+def _written(
+    job: Job, writer: RunWriter, refs: Iterable[ImageRef], should_stop: Callable[[], bool]
+) -> Generator[ImageRecord, None, None]:
+    """Labels these photos; every record when it is in the run, with the engine `ray` without its masks."""
+    if job.cluster is not None:
+        from annotator.engines import ray
+
+        yield from ray.execute(job.cluster, job.crew, job.vocabulary, writer, refs, should_stop)
+        return
+    remove_todo(writer.directory)
+    with closing(job.execute(refs, should_stop)) as records:
+        for record in records:
+            with stage("write"):
+                writer.write(record)
+            yield record
+
+
 def estimate(job: Job) -> Estimate:
-    """What `run` would do, measured on a few photos; writes nothing."""
+    """What `run` would do, measured on a few photos; writes nothing. What a cluster's GPUs can do is not measured."""
     finished = job.finished()
-    open_refs = list(islice((ref for ref in job.source if ref.path not in finished), SAMPLE))
+    open_refs = list(islice(finished.left_of(job.source), SAMPLE))
     photos = sum(1 for _ in job.source)
+    if job.cluster and job.cluster.placement.gpus:
+        return Estimate(photos, len(finished), None, 0)
     for _ in job.execute(open_refs[:1]):
         pass  # the first photo pays for warming up
     records = list(job.execute(open_refs))
     timed = [record.seconds for record in records if record.status == "ok"]
-    return Estimate(photos, len(finished), sum(timed) / len(timed) if timed else None, len(timed))
+    at_once = job.cluster.placement.actors if job.cluster else 1
+    return Estimate(photos, len(finished), sum(timed) / len(timed) / at_once if timed else None, len(timed))
 
 
 def default_images() -> str:
     """`images/` where it is there, else the working directory."""
     return "images" if Path("images").is_dir() else "."
+
+
+def _crew(config: RunConfig, vocabulary: Vocabulary | None) -> tuple[Crew, Cluster | None]:
+    """What labels here. For the engine `ray` it only names the weights, on the CPU, and there is a cluster, too."""
+    if config.engine == "local":
+        return assemble(config, vocabulary, config.device), None
+    from annotator.engines.ray_cluster import Cluster, require_ray
+
+    require_ray(config)
+    crew = assemble(replace(config, precision="fp32"), vocabulary, "cpu")
+    return crew, Cluster.join(config)
+
+
+def _execution(config: RunConfig, crew: Crew, cluster: Cluster | None) -> dict[str, Any]:
+    where = cluster.execution() if cluster else {"engine": "local", "device": ",".join(crew.devices)}
+    return {**where, "batch_size": config.batch_size, "workers": config.workers}
 
 
 def _vocabulary(spec: labelers.LabelerSpec, given: Vocab) -> Vocabulary | None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
+from annotator.storage import is_remote, place
 from annotator.vocabulary import Vocabulary
 from evaluation.reassign import THRESHOLDS, By, TextNetworks, assigner
 
@@ -54,7 +55,9 @@ def relabel(
     threshold: cosine from which on a class holds; the paper's where None, 0.1 for st and 0.5 for tt.
     networks:  what holds the CLIP that made the run (st) or a sentence encoder (tt).
     """
-    out = Path(out)
+    out = place(out)
+    if is_remote(out):
+        raise ConfigError(f"{out}: expected a folder of this machine for {MAPPING_FILE} and the new run, but got a URL")
     if out.resolve() == run.directory.resolve():
         raise ConfigError(f"{out}: expected another folder than the run's own; choose another --out")
     limit = THRESHOLDS[by] if threshold is None else threshold

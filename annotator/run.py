@@ -3,38 +3,47 @@
     runs/holiday-dinoiser/
         run.json                      what was asked for, with which weights, and how it went
         parts/part-000000.parquet     up to 256 photos; closed parts never change
+        ledger/ledger-000000.parquet  what many parts hold, in short (`annotator.ledger`)
         run.lock                      held while a process writes
 
-A part is written under a temporary name, fsynced and renamed, so that a killed process loses at most the
-open part. Rows of a part are sorted by path and its first and last path stand in its metadata, so a reader
-walks all photos in path order while holding only the parts that overlap.
+A part appears whole or not at all, so that a killed process loses at most the open part. Rows of a part are sorted
+by path and its first and last path stand in its metadata, so a reader walks all photos in path order while holding
+only the parts that overlap. The directory may be the URL of an object store (`annotator.storage`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import json
-import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from annotator import ledger, storage
 from annotator.errors import RunError
-from annotator.record import LABELS, ROW, from_row, to_table
+from annotator.ledger import finished_paths as finished_paths
+from annotator.locks import Lock, acquire
+from annotator.parts import part_files as part_files
+from annotator.parts import part_number, part_path, parts_folder, read_all, row_count, span, write_table
+from annotator.parts import read_columns as read_columns
+from annotator.parts import write_part as write_part
+from annotator.record import LABELS, ROW, from_row
 from annotator.record import ImageRecord as ImageRecord
+from annotator.storage import place
 from annotator.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 PART_ROWS = 256
 PART_SECONDS = 30.0
+
+_HALF_WRITTEN = re.compile(r"\.(run\.json|part-\d+\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp")
+_LEFT_EARLY = re.compile(r"parts|run\.lock|\.run\.json(\.[0-9a-f-]+)?\.tmp")
 
 
 @dataclass
@@ -63,7 +72,7 @@ class Manifest:
     def load(cls, directory: Path) -> Manifest:
         path = directory / "run.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(storage.read_bytes(path))
             if content["schema"] == SCHEMA_VERSION:
                 return cls(**content)
         except (FileNotFoundError, NotADirectoryError):
@@ -80,22 +89,24 @@ class Manifest:
 
 
 class RunWriter:
-    """The one process that writes a run, made by `open`. A context manager: leaving it closes the open part.
+    """The one process that writes a run's manifest, made by `open`. A context manager: leaving it closes the open part.
 
-    `finished` is the set of paths that have a row already; rows for them must not be written again.
+    `finished` knows the paths that have a row already; rows for them must not be written again.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, lock: int) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
-        for leftover in _parts_folder(directory).glob(".*.tmp"):
-            leftover.unlink()
-        self.finished = finished_paths(directory)
-        parts = part_files(directory)
-        self._next = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
+        _remove_leftovers(directory)
+        surveyed = ledger.renew_ledgers(directory)
+        self._without_ledger = [part.name for part in surveyed.rest]
+        covered = [part.name for each in surveyed.ledgers for part in each.parts]
+        self._known = {part_number(name) for name in [*covered, *self._without_ledger]}
+        self._next = max(self._known, default=-1) + 1
+        self.finished = finished_paths(directory, surveyed=surveyed)
         manifest.save(directory)
 
     @classmethod
@@ -103,25 +114,28 @@ class RunWriter:
         cls, directory: Path, manifest: Manifest, *, overwrite: bool = False, retry_failed: bool = False
     ) -> RunWriter:
         """Starts a run, or resumes the one that is there when its configuration is the same."""
-        if not (directory / "run.json").exists() and _is_foreign(directory):
-            raise RunError(
-                f"{directory}: expected an empty or new folder, but it holds other files; choose another --out"
-            )
         try:
-            _parts_folder(directory).mkdir(parents=True, exist_ok=True)
-            lock = _lock(directory)
+            found = storage.exists(directory / "run.json")
+            if not found and _is_foreign(directory):
+                raise RunError(
+                    f"{directory}: expected an empty or new folder, but it holds other files; choose another --out"
+                )
+            if not storage.is_remote(directory):
+                parts_folder(directory).mkdir(parents=True, exist_ok=True)
+            lock = acquire(directory)
         except OSError as error:
-            raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --out") from None
+            reason = error.strerror or error
+            raise RunError(f"{directory}: cannot be written ({reason}); choose another --out") from None
         try:
             if overwrite:
                 _remove_parts(directory)
-            elif (directory / "run.json").exists():
+            elif storage.exists(directory / "run.json"):
                 _refuse_other_config(directory, manifest)
             if retry_failed:
                 _drop_failed(directory)
             return cls(directory, manifest, lock)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     def __enter__(self) -> RunWriter:
@@ -129,6 +143,11 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def next_part_number(self) -> int:
+        """Higher than that of every part there is."""
+        return self._next
 
     def write(self, record: ImageRecord) -> None:
         if not self._rows:
@@ -139,31 +158,45 @@ class RunWriter:
 
     def flush(self) -> None:
         """Closes the open part."""
+        self._lock.check()
         if self._rows:
-            _write_part(_parts_folder(self.directory) / f"part-{self._next:06d}.parquet", to_table(self._rows))
-            self._next += 1
+            number = self._next
+            write_part(self.directory, number, self._rows)
             self._rows = []
+            self.adopt(number)
+
+    def adopt(self, number: int) -> None:
+        """Takes in a part that this or another process wrote with `write_part`; once more does no harm."""
+        if number in self._known:
+            return
+        self._known.add(number)
+        self._next = max(self._next, number + 1)
+        self._without_ledger.append(part_path(self.directory, number).name)
+        if len(self._without_ledger) >= ledger.LEDGER_PARTS:
+            ledger.make_ledger(self.directory, sorted(self._without_ledger))
+            self._without_ledger = []
 
     def close(self) -> None:
         try:
             self.flush()
             self.manifest.save(self.directory)
         finally:
-            os.close(self._lock)
+            self._lock.release()
 
 
 class RunReader:
     """A run, finished or not, as closed parts show it."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = place(directory)
         self.manifest = Manifest.load(self.directory)
 
     def __repr__(self) -> str:
         return f"<run {self.directory} of {self.manifest.labeler}, {len(self)} photos>"
 
     def __len__(self) -> int:
-        return sum(_row_count(part) for part in part_files(self.directory))
+        ledgers, rest = ledger.survey(self.directory)
+        return sum(part.rows for each in ledgers for part in each.parts) + sum(storage.each(row_count, rest))
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return self.records()
@@ -173,87 +206,61 @@ class RunReader:
         """None for a labeler that names its own classes."""
         return Vocabulary.from_dict(self.manifest.vocabulary) if self.manifest.vocabulary else None
 
-    @property
+    @cached_property
     def image_root(self) -> Path:
-        return Path(self.manifest.image_root)
+        return place(self.manifest.image_root)
 
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
         """Every photo in path order, streamed; `segments=False` leaves the masks and histories unread."""
-        columns = [name for name in ROW.names if segments or name not in LABELS]
-        waiting = sorted((_span(part), part) for part in part_files(self.directory))
-        waiting.reverse()
+        return self._merged([name for name in ROW.names if segments or name not in LABELS])
+
+    def failures(self) -> Iterator[ImageRecord]:
+        columns = [name for name in ROW.names if name not in LABELS]
+        return (record for record in self._merged(columns, failed=True) if record.status == "failed")
+
+    def _merged(self, columns: list[str], *, failed: bool = False) -> Iterator[ImageRecord]:
+        """Rows of all parts, or of those that may hold failures; a part is opened when the walk gets to it."""
+        folder = parts_folder(self.directory)
+        ledgers, rest = ledger.survey(self.directory)
+        waiting = list(zip((first for first, _ in storage.each(span, rest)), rest, strict=True))
+        for each in ledgers:
+            waiting += [(part.first, folder / part.name) for part in each.parts if part.failed or not failed]
+        del ledgers, rest
+        waiting.sort(reverse=True)
         active: list[tuple[str, int, ImageRecord, Iterator[ImageRecord]]] = []
         while waiting or active:
-            while waiting and (not active or waiting[-1][0][0] <= active[0][0]):
-                rows = _rows_of(waiting.pop()[1], columns)
+            while waiting and (not active or waiting[-1][0] <= active[0][0]):
+                rows: Iterator[ImageRecord] = map(from_row, read_columns(waiting.pop()[1], columns).to_pylist())
                 _push(active, rows, len(waiting))
             _, part, record, rows = heapq.heappop(active)
             yield record
             _push(active, rows, part)
 
-    def failures(self) -> Iterator[ImageRecord]:
-        return (record for record in self.records(segments=False) if record.status == "failed")
-
 
 def open_run(path: str | Path) -> RunReader:
-    """Opens a run directory for reading."""
+    """Opens a run directory, or its URL, for reading."""
     return RunReader(path)
-
-
-def part_files(directory: Path) -> list[Path]:
-    """Closed parts in the order in which they were written."""
-    return sorted(_parts_folder(directory).glob("part-*.parquet"))
-
-
-def finished_paths(directory: Path, *, only_ok: bool = False) -> set[str]:
-    """Paths that have a row already, read from that column alone (and the status, for `only_ok`)."""
-    finished: set[str] = set()
-    for part in part_files(directory):
-        table = read_columns(part, ["path", "status"] if only_ok else ["path"])
-        kept = table.filter(pc.equal(table["status"], "ok")) if only_ok else table
-        finished.update(kept["path"].to_pylist())
-    return finished
-
-
-def read_columns(part: Path, columns: list[str]) -> pa.Table:
-    """Some columns of a part; `segments.list.element.area` names one inside the segments."""
-    with _opened(part) as file:
-        return file.read(columns=columns)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """The file has its old or its new content at every moment, even when the process is killed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _parts_folder(directory: Path) -> Path:
-    return directory / "parts"
+    storage.write_bytes(path, text.encode())
 
 
 def _is_foreign(directory: Path) -> bool:
     """Whether a folder holds more than what a process leaves that was killed before it wrote `run.json`."""
-    return any(path.name not in ("parts", "run.lock", ".run.json.tmp") for path in directory.rglob("*"))
+    if storage.is_remote(directory):
+        return any(name != "run.lock" for name in storage.walk(directory))
+    return any(_LEFT_EARLY.fullmatch(path.name) is None for path in directory.rglob("*"))
 
 
-def _lock(directory: Path) -> int:
-    """Held by the open file, so it goes with the process however that ends."""
-    handle = os.open(directory / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 64).decode(errors="replace").strip()
-        os.close(handle)
-        raise RunError(
-            f"{directory}: another process ({holder}) is writing this run; wait for it or choose another --out"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.write(handle, f"pid {os.getpid()}".encode())
-    return handle
+def _remove_leftovers(directory: Path) -> None:
+    """What a killed process had half written; in a store nothing is."""
+    if not storage.is_remote(directory):
+        for folder in (directory, parts_folder(directory), directory / "ledger"):
+            for leftover in folder.glob(".*.tmp"):
+                if _HALF_WRITTEN.fullmatch(leftover.name):
+                    leftover.unlink(missing_ok=True)
 
 
 def _refuse_other_config(directory: Path, manifest: Manifest) -> None:
@@ -270,61 +277,24 @@ def _refuse_other_config(directory: Path, manifest: Manifest) -> None:
 
 def _remove_parts(directory: Path) -> None:
     """`run.json` stays until the new one takes its place: a folder without it would not be known as a run."""
-    for part in part_files(directory):
-        part.unlink()
+    ledger.remove_ledgers(directory)
+    for _ in storage.each(storage.delete, part_files(directory)):
+        pass
 
 
 def _drop_failed(directory: Path) -> None:
     """Rewrites the parts that hold failures without them, so that these photos are tried again."""
-    for part in part_files(directory):
-        if "failed" in read_columns(part, ["status"])["status"].to_pylist():
+    ledgers, parts = ledger.survey(directory)
+    folder = parts_folder(directory)
+    parts += [folder / part.name for each in ledgers for part in each.parts if part.failed]
+    for part, rows in zip(parts, read_all(parts, ["status"]), strict=True):
+        if "failed" in rows["status"].to_pylist():
             table = read_columns(part, ROW.names)
             kept = table.filter(pc.equal(table["status"], "ok"))
             if kept.num_rows:
-                _write_part(part, kept)
+                write_table(part, kept)
             else:
-                part.unlink()
-
-
-def _write_part(path: Path, table: pa.Table) -> None:
-    first, last = table["path"][0].as_py(), table["path"][-1].as_py()
-    metadata = {"first_path": first, "last_path": last}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the new name must survive a power cut too
-    os.close(folder)
-
-
-@contextmanager
-def _opened(part: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(part) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(
-            f"{part}: cannot be read ({error}); delete it, and `annotate run` labels its photos again"
-        ) from None
-
-
-def _row_count(part: Path) -> int:
-    with _opened(part) as file:
-        return file.metadata.num_rows
-
-
-def _span(part: Path) -> tuple[str, str]:
-    """First and last path of a part."""
-    with _opened(part) as file:
-        metadata = file.schema_arrow.metadata
-    return metadata[b"first_path"].decode(), metadata[b"last_path"].decode()
-
-
-def _rows_of(part: Path, columns: list[str]) -> Iterator[ImageRecord]:
-    return map(from_row, read_columns(part, columns).to_pylist())
+                storage.delete(part)
 
 
 def _push(

@@ -25,6 +25,7 @@ ROOMS = ("annotator", "labelers", "exporters", "evaluation", "configs")
 NETWORK_LIBRARIES = ("torch", "torchvision", "open_clip", "timm", "transformers", "sentence_transformers")
 HEAVY = (*NETWORK_LIBRARIES, "huggingface_hub", "safetensors", "ray", "fiftyone", "skimage", "sklearn")
 UPPER_FLOORS = (
+    "annotator.bench",
     "annotator.cli",
     "annotator.commands",
     "annotator.console",

@@ -7,7 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-RunArgument = Annotated[Path, typer.Argument(help="Run folder, as `annotate run` made it.", metavar="RUN")]
+from annotator.errors import ConfigError
+
+
+def parse_run(text: str) -> Path:
+    """A run's folder, or its URL."""
+    from annotator.storage import place
+
+    return place(text)
+
+
+def parse_local_run(text: str) -> Path:
+    from annotator.storage import is_remote
+
+    run = parse_run(text)
+    if is_remote(run):
+        raise ConfigError(f"{text}: expected a run in a folder of this machine, but got a URL; copy it here first")
+    return run
+
+
+RunArgument = Annotated[
+    Path,
+    typer.Argument(parser=parse_run, help="Run folder, as `annotate run` made it, or its URL.", metavar="RUN"),
+]
+LocalRunArgument = Annotated[
+    Path, typer.Argument(parser=parse_local_run, help="Run folder, as `annotate run` made it.", metavar="RUN")
+]
 PackOption = Annotated[
     str | None, typer.Option(help="Weights; see `annotate models`.", show_default="the pack that made the run")
 ]
@@ -19,6 +44,17 @@ SetOption = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="A labeler's setting, such as delta=0.9; repeatable."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def results_in(run: Path, out: Path | None, default: str) -> Path:
+    """Where a command writes what it makes of a run: `out`, or the place of that name in the run."""
+    from annotator.storage import is_remote, is_url
+
+    if out is not None and is_url(str(out).replace(":/", "://", 1)):  # `Path` makes one slash of two
+        raise ConfigError(f"--out {out}: expected a folder or file of this machine, but got a URL; only runs go there")
+    if out is None and is_remote(run):
+        raise ConfigError(f"{run}: expected --out, a folder or file of this machine, as the run is at a URL")
+    return out or run / default
 
 
 def parse_weights(given: list[str] | None) -> dict[str, str]:

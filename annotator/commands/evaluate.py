@@ -12,8 +12,10 @@ from annotator.commands.arguments import (
     PackOption,
     SetOption,
     WeightsOption,
+    parse_run,
     parse_settings,
     parse_weights,
+    results_in,
 )
 
 BENCHMARKS = "Benchmarks"
@@ -21,7 +23,10 @@ BENCHMARKS = "Benchmarks"
 
 def evaluate(
     run: Annotated[
-        Path | None, typer.Argument(help="Run folder; with --benchmark, none.", metavar="RUN", show_default=False)
+        Path | None,
+        typer.Argument(
+            parser=parse_run, help="Run folder or its URL; with --benchmark, none.", metavar="RUN", show_default=False
+        ),
     ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Folder of mask PNGs, or a COCO .json.", show_default=False)
@@ -121,7 +126,7 @@ def _score_run(
     from evaluation.report import write_report
     from evaluation.truth import open_truth
 
-    opened, folder = open_run(run), out or run / "eval"
+    opened, folder = open_run(run), results_in(run, out, "eval")
     names = tuple(name.strip() for name in metrics.split(","))
     for name in names:
         if name not in (known := (*METRICS, *open_evaluation.METRICS)):

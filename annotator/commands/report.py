@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from annotator.commands.arguments import DeviceOption, WeightsOption, parse_weights
+from annotator.commands.arguments import DeviceOption, WeightsOption, parse_run, parse_weights, results_in
 
 if TYPE_CHECKING:
     from annotator.gallery.survey import Sort
@@ -20,7 +20,10 @@ TABLES = "Tables of the papers"
 
 def report(
     run: Annotated[
-        Path | None, typer.Argument(help="Run folder; with --preset, none.", metavar="RUN", show_default=False)
+        Path | None,
+        typer.Argument(
+            parser=parse_run, help="Run folder or its URL; with --preset, none.", metavar="RUN", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -85,11 +88,12 @@ def _gallery(run: Path, out: Path | None, sort: Sort, limit: int | None, overwri
     from annotator.run import open_run
     from exporters.options import SelectedRun
 
+    folder = results_in(run, out, "report")
     shown = opened = open_run(run)
     if pulls(run):
         shown = SelectedRun(opened, amend=partial(corrected, run=opened))
     with console.stages() as report:
-        done = make_report(shown, out or run / "report", sort=sort, limit=limit, overwrite=overwrite, report=report)
+        done = make_report(shown, folder, sort=sort, limit=limit, overwrite=overwrite, report=report)
     lines = [f"{console.count(done.shown, 'photo')} on {console.count(done.pages, 'page')} → {done.index}"]
     if done.missing:
         lines.append(f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read")

@@ -14,6 +14,7 @@ from annotator.commands.arguments import (
     WeightsOption,
     parse_settings,
     parse_weights,
+    results_in,
 )
 
 EXPORT_FLAGS = (
@@ -110,7 +111,7 @@ def export(
     opened, tally = open_run(run), Tally()
     amend = partial(corrected, run=opened, only_approved=only == "approved", tally=tally)
     reviewed = only == "approved" or pulls(run)
-    target = out or base.default_out(run, format)
+    target = results_in(run, out, base.default_out(Path(), format).as_posix())
     summary = base.export(format, opened, target, options, amend=amend if reviewed else None)
     if reviewed:
         summary.notes.append(
@@ -141,12 +142,13 @@ def relabel(
     from annotator.relabel import relabel as relabel_run
     from annotator.run import open_run
     from annotator.run_networks import networks_of
+    from annotator.storage import is_remote
     from annotator.vocabulary import as_vocabulary
 
     opened = open_run(run)
     with console.loading():
         networks = networks_of(opened, pack, device, parse_weights(weights))
-    target = out or run.with_name(f"{run.name}-{by}")
+    target = run.with_name(f"{run.name}-{by}") if out is None and not is_remote(run) else results_in(run, out, "")
     done = relabel_run(opened, as_vocabulary(vocab), by, target, networks, threshold=threshold, overwrite=overwrite)
     console.print_relabelled(done)
 
@@ -175,7 +177,7 @@ def show(
         photo = decode(path, working_side=SIDE).pixels
     except ImageError as error:
         raise ImageError(f"{path}: {error}; only the tree can be shown") from None
-    picture = out or run / "show" / f"{record.path}.png"
+    picture = results_in(run, out, f"show/{record.path}.png")
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(record, photo).save(picture)
     console.print_picture(picture)

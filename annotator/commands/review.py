@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from annotator.commands.arguments import RunArgument
+from annotator.commands.arguments import LocalRunArgument
 
 if TYPE_CHECKING:
     from annotator.corrections import Pull
@@ -23,7 +23,7 @@ Report = Callable[[str, float, str], None]
 
 
 def review(
-    run: RunArgument,
+    run: LocalRunArgument,
     port: Annotated[int, typer.Option(help="Of the app.")] = 5151,
     browser: Annotated[
         bool | None,

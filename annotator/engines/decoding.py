@@ -18,6 +18,7 @@ from typing import IO
 from annotator.engines import decode_worker
 from annotator.errors import ImageError
 from annotator.images import ImageRef, Photo, decode
+from annotator.stages import staged
 
 SECONDS_PER_PHOTO = 120.0
 _START = (
@@ -57,6 +58,7 @@ class DecodePool:
         while waiting:
             yield _next(waiting)
 
+    @staged("decode")
     def _decode(self, ref: ImageRef) -> Photo | ImageError:
         try:
             if not self._workers:
@@ -70,6 +72,7 @@ class DecodePool:
             return error
 
 
+@staged("waiting for decode")
 def _next(waiting: deque[tuple[ImageRef, Future[Photo | ImageError]]]) -> Decoded:
     ref, future = waiting.popleft()
     return ref, future.result()

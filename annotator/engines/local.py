@@ -14,6 +14,7 @@ from annotator.engines.decoding import Decoded, DecodePool
 from annotator.images import ImageRef, Photo
 from annotator.prediction import Prediction
 from annotator.run import ImageRecord
+from annotator.stages import staged
 
 if TYPE_CHECKING:
     from labelers.base import Labeler
@@ -39,15 +40,21 @@ def execute(
         while not should_stop() and (batch := list(islice(decoded, batch_size))):
             labelled = _label(batch, labeler)
             while encoding:
-                yield encoding.popleft().result()
+                yield _next(encoding)
             encoding.extend(encoder.submit(_record, *one) for one in labelled)
         while encoding:
-            yield encoding.popleft().result()
+            yield _next(encoding)
 
 
 Labelled = tuple[ImageRef, Photo | None, Prediction | Exception, float]
 
 
+@staged("waiting for RLE")
+def _next(encoding: deque[Future[ImageRecord]]) -> ImageRecord:
+    return encoding.popleft().result()
+
+
+@staged("rest of labelling")
 def _label(batch: list[Decoded], labeler: Labeler) -> list[Labelled]:
     """Each photo of the batch with its prediction, or with what went wrong, and its share of the time."""
     photos = [photo for _, photo in batch if isinstance(photo, Photo)]
@@ -80,6 +87,7 @@ def _ask_alone(photo: Photo, labeler: Labeler) -> Prediction | Exception:
         return error
 
 
+@staged("RLE")
 def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, seconds: float) -> ImageRecord:
     if photo is None:
         return ImageRecord(ref.path, "failed", error=str(answer))

@@ -18,7 +18,7 @@ import torch
 import annotator.console
 import annotator.models.packs
 import annotator.pipeline
-from annotator import cli, run
+from annotator import cli, ledger, run
 
 IMPORTED = (annotator.console, annotator.models.packs, annotator.pipeline, pyarrow.parquet, torch)
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove")
@@ -48,7 +48,7 @@ def annotate(arguments: list[str]) -> int:
 
 def serve() -> None:
     annotate(["status", "nowhere"])  # an error, but with it the command line is imported
-    run.PART_ROWS, run.PART_SECONDS = 12, 0.15
+    run.PART_ROWS, run.PART_SECONDS, ledger.LEDGER_PARTS = 12, 0.15, 3
     for line in sys.stdin:
         arguments, kill_at = json.loads(line)
         process = os.fork()

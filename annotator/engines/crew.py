@@ -1,0 +1,70 @@
+"""What labels photos in one process: a labeler over its networks, on one device or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from annotator.config import RunConfig
+from annotator.engines import local
+from annotator.engines.decoding import DecodePool
+from annotator.engines.team import Team
+from annotator.images import ImageRef
+from annotator.run import ImageRecord
+from annotator.stages import stage
+from annotator.vocabulary import Vocabulary
+from labelers import base as labelers
+
+if TYPE_CHECKING:
+    from annotator.models.packs import Networks
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Ready to label. networks: those of the first device; the others' are the same."""
+
+    config: RunConfig
+    labeler: labelers.Labeler
+    devices: list[str]
+    networks: Networks
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Slot -> SHA-256 of what was loaded for it."""
+        return {slot: file["sha256"] for slot, file in self.networks.used().items()}
+
+    def decoders(self) -> DecodePool:
+        """A new pool that decodes for this crew, to be entered."""
+        workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
+        working_side = None if self.config.full_decode else self.labeler.working_side
+        ahead = workers + 2 * self._batch_size
+        return DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
+
+    def execute(
+        self, refs: Iterable[ImageRef], pool: DecodePool, should_stop: Callable[[], bool] = lambda: False
+    ) -> Generator[ImageRecord, None, None]:
+        """Labels these photos; nothing is written."""
+        yield from local.execute(refs, self.labeler, pool, self._batch_size, should_stop)
+
+    @property
+    def _batch_size(self) -> int:
+        return self.config.batch_size or self.networks.photos_at_once * len(self.devices)
+
+
+def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> Crew:
+    """Opens the networks and prepares the labeler. device: as `--device` takes it."""
+    from annotator.models.devices import resolve_devices
+    from annotator.models.packs import open_networks
+
+    registration = labelers.find(config.labeler)
+    parameters = labelers.resolve_parameters(config.labeler, config.settings)
+    devices = resolve_devices(device)
+    networks = [
+        open_networks(config.pack, registration.spec, each, config.precision, config.weights) for each in devices
+    ]
+    members = [registration.build(each, parameters) for each in networks]
+    labeler = members[0] if len(members) == 1 else Team(members)
+    with stage("class names"):
+        labeler.prepare(vocabulary)
+    return Crew(config, labeler, devices, networks[0])

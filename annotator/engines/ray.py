@@ -1,0 +1,206 @@
+"""The engine for several processes, GPUs and machines: Ray Data hands parts to a pool of actors, which label them.
+
+This process, the driver, plans the parts, moves each into the run when it is written, and counts. Ray starts an actor
+that died again, and its part with it (`ray_actor` knows photos that kill); where a node is gone for good, the rest is
+divided anew among those that are left.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, islice, takewhile
+from pathlib import Path
+from typing import Any
+
+from annotator.engines.crew import Crew
+from annotator.engines.ray_actor import Foreman, Orders, Roster
+from annotator.engines.ray_cluster import Cluster
+from annotator.engines.ray_todo import Todo, remove_todo
+from annotator.errors import AnnotatorError, RunError
+from annotator.images import ImageRef
+from annotator.models.devices import kind_of
+from annotator.parts import part_path, read_columns
+from annotator.record import LABELS, ROW, ImageRecord, from_row
+from annotator.run import RunWriter
+from annotator.vocabulary import Vocabulary
+
+PART_PHOTOS = {"cpu": 32, "cuda": 256}
+"""Most photos of a part: progress is seen, and work is lost, by the part, so that slow devices get small ones."""
+PARTS_EACH = 4
+"""Where photos are few, parts are so small that every actor gets as many."""
+GLANCE_SECONDS = 0.2
+"""How often the driver looks whether it shall stop."""
+NODES_SECONDS = 2.0
+"""How often it looks whether the nodes are still there."""
+PATIENCE_SECONDS = 30.0
+"""Until then nothing is said about actors that are still to come."""
+STOP_SECONDS = 60.0
+"""So long a stop waits for the batches under way; what takes longer is dropped."""
+
+_log = logging.getLogger(__name__)
+
+Records = Generator[ImageRecord, None, None]
+
+
+def execute(
+    cluster: Cluster,
+    crew: Crew,
+    vocabulary: Vocabulary | None,
+    writer: RunWriter,
+    refs: Iterable[ImageRef],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Records:
+    """Labels these photos into the run; every record, without its masks, once its part is there.
+
+    crew: what labels in this process; actors must have the same weights.
+    """
+    todo = Todo(writer.directory)
+    try:
+        plans, root = _plan(todo, refs, cluster, writer.next_part_number, should_stop)
+        orders = Orders(
+            config=replace(crew.config, precision=cluster.precision),
+            vocabulary=vocabulary,
+            placement=cluster.placement,
+            weights=crew.weights,
+            root=root,
+            todo=todo.folder,
+            working_folder=str(Path.cwd()),
+            python_path=tuple(sys.path),
+        )
+        if plans:
+            yield from _Driver(cluster, orders, plans, writer, todo, should_stop).records()
+    finally:
+        remove_todo(writer.directory)
+
+
+def _plan(
+    todo: Todo, refs: Iterable[ImageRef], cluster: Cluster, first: int, should_stop: Callable[[], bool]
+) -> tuple[list[str], Path]:
+    """Names of the plan files, and the photos' root."""
+    placement = cluster.placement
+    size = PART_PHOTOS[kind_of(placement.device)]
+    refs = iter(refs)
+    few = list(islice(refs, size * placement.actors * PARTS_EACH))
+    if not few:
+        return [], Path()
+    size = min(size, math.ceil(len(few) / (placement.actors * PARTS_EACH)))
+    return todo.plan(takewhile(lambda ref: not should_stop(), chain(few, refs)), size, first), few[0].root
+
+
+class _Driver:
+    """Sees a plan through."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        orders: Orders,
+        plans: list[str],
+        writer: RunWriter,
+        todo: Todo,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._cluster = cluster
+        self._orders = orders
+        self._plans = plans
+        self._writer = writer
+        self._todo = todo
+        self._should_stop = should_stop
+        self._committed: set[int] = set()
+        self._begun = time.monotonic()
+        self._died = 0
+
+    def records(self) -> Records:
+        with _actor_here(Roster) as roster:
+            while True:
+                before = len(self._committed)
+                with _actor_here(Foreman) as foreman:
+                    all_answered = yield from self._round(foreman, roster)
+                _ask(roster, "cut_off")
+                yield from self._unanswered()
+                if all_answered or self._should_stop():
+                    return
+                if self._cluster.is_whole() and len(self._committed) == before:
+                    raise RunError("Ray ended before any part was labelled; its logs in /tmp/ray say why")
+                self._cluster = self._cluster.regroup()
+                self._orders = replace(self._orders, placement=self._cluster.placement)
+                _log.warning("Ray lost a process or a node; going on with %s", self._cluster.placement)
+
+    def _round(self, foreman: Any, roster: Any) -> Generator[ImageRecord, None, bool]:
+        """Labels what is not committed yet with the nodes there are; whether every part was answered."""
+        import ray
+
+        answers = foreman.answers.remote(self._orders, roster, self._plans, self._committed)
+        looked, stopped_at = time.monotonic(), math.inf
+        while True:
+            ready, _ = ray.wait([answers], timeout=GLANCE_SECONDS)
+            if ready:
+                try:
+                    part, answer = pickle.loads(ray.get(next(answers)))
+                except StopIteration:
+                    return True
+                except ray.exceptions.RayActorError:  # the foreman died
+                    return False
+                if isinstance(answer, AnnotatorError):
+                    raise answer
+                yield from self._commit(part, answer)
+            now = time.monotonic()
+            if self._should_stop():
+                stopped_at = min(stopped_at, now)
+                if not _ask(roster, "stop") or now - stopped_at > STOP_SECONDS:
+                    return False
+            if now - looked > NODES_SECONDS:
+                looked = now
+                self._tell(*_ask(roster, "news"))
+                if not self._cluster.is_whole():
+                    return False
+
+    def _tell(self, begun: bool, died: int) -> None:
+        if not begun and time.monotonic() - self._begun > PATIENCE_SECONDS:
+            self._begun = math.inf
+            _log.warning("no Ray actor is up yet: Ray is still starting them, or the cluster is busy")
+        if died > self._died:
+            self._died = died
+            _log.warning("%s: Ray starts it anew, and its part too", "an actor died" if died == 1 else f"{died} died")
+
+    def _commit(self, part: int, records: list[ImageRecord]) -> Iterator[ImageRecord]:
+        """Moves a part into the run; none was written where there are no records."""
+        if records and part not in self._committed:
+            self._writer.flush()  # complains where the run's lock was lost
+            self._todo.commit(part)
+            self._writer.adopt(part)
+            self._committed.add(part)
+            yield from records
+
+    def _unanswered(self) -> Iterator[ImageRecord]:
+        """Takes over the parts that were written when the round was cut off."""
+        columns = [name for name in ROW.names if name not in LABELS]
+        for part in self._todo.written():
+            rows = read_columns(part_path(self._todo.folder, part), columns).to_pylist()
+            yield from self._commit(part, [from_row(row) for row in rows])
+
+
+@contextmanager
+def _actor_here(kind: type) -> Iterator[Any]:
+    """An actor on the driver's node, so that it is there as long as the driver is; it ends with the context."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote()
+    try:
+        yield actor
+    finally:
+        ray.kill(actor)
+
+
+def _ask(roster: Any, question: str) -> Any:
+    import ray
+
+    return ray.get(getattr(roster, question).remote())

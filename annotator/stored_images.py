@@ -1,0 +1,75 @@
+"""Photos in an object store, in the order and by the rules of `images`, but never opened without need.
+
+A store has no folders, links or odd names, and asking it costs: a file is taken by its name alone, and only one
+whose name has no suffix at all is taken where it begins like an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from annotator import storage
+from annotator.decode import HEAD_BYTES, image_format
+from annotator.errors import ConfigError
+from annotator.image_names import IMAGE_NAME, Pattern, alternatives, below, selects
+
+
+class _Level(NamedTuple):
+    """A folder that a walk is in. path: "" or ends with a slash; patterns: empty where nothing in it is wanted."""
+
+    path: str
+    patterns: frozenset[Pattern]
+
+
+def kind(named: Path) -> Literal["file", "folder"] | None:
+    """What a URL names, None where there is nothing."""
+    try:
+        with storage.asking(named) as (files, name):
+            return "file" if files.info(name)["type"] == "file" else "folder"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(named, error) from None
+
+
+def walk(root: Path, pattern: Pattern) -> Iterator[str]:
+    """Paths of photos relative to the root, sorted."""
+    levels = [_Level("", frozenset(alternatives(pattern)))]
+    try:
+        for path in storage.walk(root):
+            while not path.startswith(levels[-1].path):
+                levels.pop()
+            *folders, name = path[len(levels[-1].path) :].split("/")
+            for folder in folders:
+                levels.append(_enter(root, levels[-1], folder))
+            if selects(levels[-1].patterns, name) and _is_image(root, path, name):
+                yield path
+    except OSError as error:
+        raise _unreadable(root, error) from None
+
+
+def _enter(root: Path, level: _Level, folder: str) -> _Level:
+    path = f"{level.path}{folder}/"
+    patterns = below(level.patterns, folder)
+    return _Level(path, frozenset() if patterns and _is_run(root, path) else patterns)
+
+
+def _is_run(root: Path, folder: str) -> bool:
+    """A folder that `annotate run` made; what is in it was exported, not photographed."""
+    with storage.asking(root) as (files, name):
+        return files.isfile(f"{name}/{folder}run.json") and files.isdir(f"{name}/{folder}parts")
+
+
+def _is_image(root: Path, path: str, name: str) -> bool:
+    if IMAGE_NAME.search(name):
+        return True
+    if "." in name:
+        return False
+    with storage.asking(root) as (files, folder):
+        return image_format(files.cat_file(f"{folder}/{path}", start=0, end=HEAD_BYTES)) is not None
+
+
+def _unreadable(named: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{named}: cannot be read: {error.strerror or error}")

@@ -1,0 +1,293 @@
+"""Runs on Ray: two nodes on this machine, real actors, and whatever may happen to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers_runs import PLUGINS, ROOT, VOCAB, environment, python, rows, write_photos
+from PIL import Image
+
+from annotator import open_run, pipeline
+from annotator.config import RunConfig
+from annotator.errors import ConfigError, RunError
+from annotator.run import ImageRecord, Manifest
+from exporters import base as exporters
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+ray = pytest.importorskip("ray")
+
+DEADLY = PLUGINS / "deadly"
+NAMES = [f"{number % 3}/{number:02d}.png" for number in range(40)]
+BAD = NAMES[::10]
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third parties' packages are installed."""
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    monkeypatch.syspath_prepend(str(DEADLY))
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Two nodes with a CPU each."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster()
+    for _ in range(2):
+        nodes.add_node(num_cpus=1, include_dashboard=False)
+    yield nodes
+    nodes.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes: Any) -> str:
+    """The address."""
+    return str(nodes.address)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_photos(tmp_path / "photos", NAMES)
+    for name in BAD:
+        (tmp_path / "photos" / name).write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def prepare(folder: Path, run: str, **given: object) -> pipeline.Job:
+    options = {"images": str(folder / "photos"), "labeler": "deadly", "vocab": VOCAB, "pack": "embedded"}
+    if given.get("labeler", "deadly") == "deadly":
+        (folder / "diary").mkdir(exist_ok=True)
+        options["settings"] = {"diary": str(folder / "diary"), **given.pop("settings", {})}  # type: ignore[dict-item]
+    return pipeline.prepare(RunConfig.load(None, {**options, "out": str(folder / run), "workers": 0, **given}))
+
+
+def exported(run: Path) -> bytes:
+    out = run.parent / f"{run.name}.json"
+    exporters.export("coco", open_run(run), out)
+    return out.read_bytes()
+
+
+def processes(folder: Path) -> list[int]:
+    """Of those that labelled."""
+    return [int(file.name) for file in (folder / "diary").iterdir() if file.name.isdigit()]
+
+
+def status(process: int) -> str:
+    """As Linux tells it; nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return ""
+
+
+def is_alive(process: int) -> bool:
+    return "State:\t" in status(process) and "State:\tZ" not in status(process)
+
+
+def undisturbed(folder: Path, labeler: str = "deadly") -> Path:
+    """The same run by the local engine; `bands` survives every photo."""
+    pipeline.run(prepare(folder, "local", labeler=labeler))
+    return folder / "local"
+
+
+def on(cluster: str, **given: object) -> dict[str, object]:
+    return {"engine": "ray", "ray_address": cluster, "actors": 2, **given}
+
+
+def test_two_nodes_give_the_bytes_of_the_local_engine(cluster: str, photos: Path, tmp_path: Path) -> None:
+    given = on(cluster, settings={"seconds": 0.05})
+    first = pipeline.run(prepare(tmp_path, "ray", limit=9, **given))
+    assert (first.state, first.labelled, first.summary.photos) == ("partial", 9, 9)
+    seen: list[ImageRecord] = []
+    outcome = pipeline.run(prepare(tmp_path, "ray", **given), seen.append)
+    assert (outcome.state, outcome.labelled, outcome.summary.ok, outcome.summary.failed) == ("complete", 31, 36, 4)
+    assert len(processes(tmp_path)) == 4  # two in each of the two calls
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
+    assert exported(tmp_path / "ray") == exported(tmp_path / "local")
+
+    assert sorted(record.path for record in seen) == [record.path for record in rows(tmp_path / "ray")][9:]
+    assert all((record.error == "the file is empty") == (record.path in BAD) for record in seen)
+    assert {file.name for file in (tmp_path / "ray").iterdir()} == {"parts", "run.json", "run.lock"}
+    execution = Manifest.load(tmp_path / "ray").execution
+    assert (execution["engine"], execution["actors"], execution["cpus_per_actor"]) == ("ray", 2, 1)
+    assert not ray.is_initialized()
+
+
+def test_a_killed_actor_loses_nothing(cluster: str, photos: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_one(record: ImageRecord) -> None:
+        if not killed:
+            killed.append(processes(tmp_path)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcome = pipeline.run(prepare(tmp_path, "ray", **on(cluster, settings={"seconds": 0.1})), kill_one)
+    assert (outcome.state, outcome.labelled, outcome.summary.photos) == ("complete", 40, 40)
+    assert not is_alive(killed[0])
+    assert len(processes(tmp_path)) == 3  # another was started
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
+
+
+def test_photos_that_kill_cost_themselves_only(cluster: str, photos: Path, tmp_path: Path) -> None:
+    for name, colour in ((NAMES[15], (255, 0, 0)), (NAMES[16], (255, 255, 0))):  # see tests/plugins/deadly
+        Image.fromarray(np.full((48, 64, 3), colour, dtype=np.uint8)).save(photos / name)
+    outcome = pipeline.run(prepare(tmp_path, "ray", **on(cluster)))
+    assert (outcome.state, outcome.summary.ok, outcome.summary.failed) == ("complete", 35, 5)
+    assert outcome.summary.failures["labelling it killed its worker twice"] == 1
+    found, expected = rows(tmp_path / "ray"), rows(undisturbed(tmp_path, "bands"))
+    assert [record.path for record in found if record.status == "failed" and record.path not in BAD] == [NAMES[15]]
+    assert [record for record in found if record.path != NAMES[15]] == [
+        record for record in expected if record.path != NAMES[15]
+    ]
+    deaths = sum(file.name.startswith("death-") for file in (tmp_path / "diary").iterdir())
+    assert deaths in (3, 4)  # in its batch and twice alone; the other photo's one death may coincide with none of these
+
+
+def test_a_killed_driver_leaves_a_run_that_any_engine_resumes(cluster: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "diary").mkdir()
+    command = python("-c", "from annotator.cli import main; main()", "run", "--quiet", "--images", photos)
+    command += ["--labeler", "deadly", "--vocab", VOCAB, "--pack", "embedded", "--out", str(tmp_path / "ray")]
+    command += ["--set", f"diary={tmp_path / 'diary'}", "--set", "seconds=0.2", "--workers", "0"]
+    command += ["--engine", "ray", "--ray-address", cluster, "--actors", "2"]
+    paths = os.pathsep.join(map(str, (ROOT, PLUGINS, DEADLY)))
+    with subprocess.Popen(command, env={**environment(), "PYTHONPATH": paths}) as process:
+        while len(list((tmp_path / "ray").glob("parts/part-*"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    done = len(open_run(tmp_path / "ray"))
+    assert 0 < done < 40
+    assert list((tmp_path / "ray" / "todo").iterdir())
+    until = time.monotonic() + 30
+    while any(map(is_alive, processes(tmp_path))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(is_alive, processes(tmp_path)))
+
+    shutil.copytree(tmp_path / "ray", tmp_path / "copy")
+    settings = {"seconds": 0.2}
+    by_ray = pipeline.run(prepare(tmp_path, "ray", **on(cluster, settings=settings)))
+    local = pipeline.run(prepare(tmp_path, "copy", settings=settings))
+    assert by_ray.labelled == local.labelled == 40 - done
+    assert rows(tmp_path / "ray") == rows(tmp_path / "copy") == rows(undisturbed(tmp_path))
+    assert not (tmp_path / "ray" / "todo").exists()
+    assert not (tmp_path / "copy" / "todo").exists()
+
+
+def test_ctrl_c_closes_the_parts_under_way(photos: Path, tmp_path: Path) -> None:
+    command = python("-c", "from annotator.cli import main; main()", "run", "--images", photos)
+    command += ["--labeler", "bands", "--vocab", VOCAB, "--pack", "embedded", "--out", str(tmp_path / "ray")]
+    command += ["--set", "seconds=0.3", "--workers", "0", "--batch-size", "1", "--engine", "ray", "--actors", "2"]
+    with subprocess.Popen(
+        command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not list((tmp_path / "ray").glob("parts/part-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, complaints = process.communicate()
+    assert process.returncode == 130, complaints
+    assert "stopped; everything labelled so far is safe" in complaints
+    assert "raylet" not in out + complaints
+    manifest = Manifest.load(tmp_path / "ray")
+    assert manifest.state == "interrupted"
+    assert 0 < manifest.counts["photos"] == len(open_run(tmp_path / "ray")) < 40
+    assert not (tmp_path / "ray" / "todo").exists()
+    outcome = pipeline.run(prepare(tmp_path, "ray", labeler="bands", settings={"seconds": 0.3}))
+    assert outcome.summary.photos == 40
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
+
+
+def test_a_gpu_that_torch_does_not_see_is_one_line(nodes: Any, cluster: str, photos: Path, tmp_path: Path) -> None:
+    """Ray says that the node has one; an actor would have it, and not its driver, which has none here."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real one")
+    node = nodes.add_node(num_cpus=1, num_gpus=1)
+    with pytest.raises(ConfigError, match=r"--device cuda: expected auto or one that this machine has \(cpu\)"):
+        prepare(tmp_path, "ray", **on(cluster, actors=1))
+    nodes.remove_node(node)
+    assert not ray.is_initialized()
+
+
+def test_a_hopeless_run_stops(cluster: str, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", ["z.png"])
+    for number in range(80):
+        (tmp_path / "photos" / f"{number:02d}.jpg").write_bytes(b"")
+    with pytest.raises(RunError, match=r"of \d\d photos failed, more than --max-failure-rate 0\.5; the last one: '"):
+        pipeline.run(prepare(tmp_path, "ray", labeler="bands", **on(cluster)))
+    assert Manifest.load(tmp_path / "ray").state == "interrupted"
+    assert len(open_run(tmp_path / "ray")) >= 50
+    assert not ray.is_initialized()
+
+
+def test_a_lost_node_leaves_the_rest_to_the_others(
+    nodes: Any, cluster: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    third = nodes.add_node(num_cpus=1)
+    (raylet,) = third.all_processes["raylet"]
+    lost: list[int] = []
+
+    def lose_it(record: ImageRecord) -> None:
+        there = [process for process in processes(tmp_path) if f"PPid:\t{raylet.process.pid}\n" in status(process)]
+        if there and not lost:
+            lost.extend(there)
+            nodes.remove_node(third, allow_graceful=False)
+
+    given = {**on(cluster, settings={"seconds": 0.4}), "actors": 3}
+    outcome = pipeline.run(prepare(tmp_path, "ray", **given), lose_it)
+    assert lost
+    assert "Ray lost a process or a node; going on with Ray actors: 2 with 1 CPU each" in caplog.messages
+    assert (outcome.state, outcome.labelled, outcome.summary.photos) == ("complete", 40, 40)
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
+
+
+def test_networks_on_actors_give_the_masks_of_the_local_engine(cluster: str, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", NAMES[:2], (96, 128))
+    pipeline.run(prepare(tmp_path, "local", labeler="maskclip"))
+    outcome = pipeline.run(prepare(tmp_path, "ray", labeler="maskclip", **on(cluster)))
+    assert outcome.summary.ok == 2
+    assert rows(tmp_path / "ray") == rows(tmp_path / "local")
+    assert exported(tmp_path / "ray") == exported(tmp_path / "local")
+
+
+def test_a_run_from_s3_to_s3_is_the_local_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster that the run starts itself."""
+    pytest.importorskip("s3fs", reason="pip install 'annotate[remote]'")
+    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    import boto3
+
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    store = boto3.client("s3")
+    store.create_bucket(Bucket="bucket")
+    write_photos(tmp_path / "photos", NAMES[:9])
+    for name in NAMES[:9]:
+        store.put_object(Bucket="bucket", Key=f"photos/{name}", Body=(tmp_path / "photos" / name).read_bytes())
+
+    given = {"images": "s3://bucket/photos", "out": "s3://bucket/run", "engine": "ray", "actors": 2}
+    outcome = pipeline.run(prepare(tmp_path, "unused", labeler="bands", **given))
+    assert (outcome.state, outcome.labelled) == ("complete", 9)
+    pipeline.run(prepare(tmp_path, "local", labeler="bands"))
+    there = [replace(record, seconds=0.0, mtime=0.0) for record in open_run("s3://bucket/run").records()]
+    here = [replace(record, mtime=0.0) for record in rows(tmp_path / "local")]
+    assert there == here
+    left = {each["Key"].split("/")[1] for each in store.list_objects_v2(Bucket="bucket", Prefix="run/")["Contents"]}
+    assert left <= {"run.json", "parts", "run.lock"}
+    assert not ray.is_initialized()
+    running.stop()

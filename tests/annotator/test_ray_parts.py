@@ -1,0 +1,184 @@
+"""What needs no cluster: where actors go, what is remembered of them, what lies in `todo/`, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers_runs import VOCAB, rows, write_photos
+from helpers_runs import manifest as some_manifest
+
+from annotator import pipeline
+from annotator.config import RunConfig
+from annotator.engines.ray_actor import Roster, Start
+from annotator.engines.ray_cluster import Cluster, Placement, Resources, place
+from annotator.engines.ray_todo import Todo, read_plan, refs_of, remove_todo
+from annotator.errors import ConfigError
+from annotator.images import ImageRef
+from annotator.parts import write_part
+from annotator.run import ImageRecord, RunWriter
+
+CPUS: list[Resources] = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 2.0}]
+GPUS: list[Resources] = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}]
+
+
+def wanted(**given: object) -> RunConfig:
+    return RunConfig(engine="ray", **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "given", "expected"),
+    [
+        (CPUS, {}, Placement(5, 0, 2)),
+        (CPUS, {"actors": 1}, Placement(1, 0, 8)),
+        (CPUS, {"actors": 2}, Placement(2, 0, 4)),  # 5 each would find room for one only
+        (CPUS, {"actors": 3}, Placement(3, 0, 2)),
+        (CPUS, {"actors": 10}, Placement(10, 0, 1)),
+        ([{"CPU": 1.0}], {}, Placement(1, 0, 1)),
+        (GPUS, {}, Placement(4, 1, 8)),
+        (GPUS, {"device": "cuda"}, Placement(4, 1, 8)),
+        (GPUS, {"gpus_per_actor": 2.0}, Placement(2, 2, 16)),
+        (GPUS, {"gpus_per_actor": 0.4}, Placement(8, 0.4, 4)),  # two on each GPU
+        (GPUS, {"gpus_per_actor": 0.0}, Placement(18, 0, 2)),
+        (GPUS, {"device": "cpu", "actors": 3}, Placement(3, 0, 8)),
+        (GPUS, {"actors": 1}, Placement(1, 1, 16)),
+    ],
+)
+def test_actors_are_placed(nodes: list[Resources], given: dict[str, object], expected: Placement) -> None:
+    assert place(nodes, wanted(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "given", "message"),
+    [
+        (CPUS, {"actors": 11}, "--actors 11: expected at most 10, as the cluster has 10 CPUs and 0 GPUs"),
+        (
+            CPUS,
+            {"gpus_per_actor": 1.0},
+            "no node has the CPU and 1 GPUs that an actor takes; the cluster has 10 CPUs and 0",
+        ),
+        (CPUS, {"device": "cuda"}, "--device cuda: .* but an actor gets 0 of the cluster's 0"),
+        (GPUS, {"device": "cpu", "gpus_per_actor": 1.0}, "--device cpu: .* but an actor gets 1 of the cluster's 4"),
+        (GPUS, {"gpus_per_actor": 1.5}, "--gpus-per-actor 1.5: expected a whole number, or a share of one GPU"),
+    ],
+)
+def test_what_has_no_room_is_refused(nodes: list[Resources], given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        place(nodes, wanted(**given))
+
+
+def test_what_an_actor_sees() -> None:
+    assert [Placement(1, gpus, 1).device for gpus in (0, 0.5, 1, 2)] == ["cpu", "cuda", "cuda", "cuda:*"]
+
+
+def test_a_photo_is_suspected_only_when_its_worker_died_on_it() -> None:
+    roster = Roster()
+    assert roster.begin(7) == Start()
+    assert roster.begin(7) == Start(deaths={"": 1})  # the first attempt died, on whatever
+    roster.take(7, "a.jpg")
+    roster.take(7, "b.jpg")
+    assert roster.begin(7) == Start(deaths={"": 1, "b.jpg": 1})
+    roster.take(7, "a.jpg")
+    roster.take(7, "b.jpg")
+    assert roster.begin(7) == Start(deaths={"": 1, "b.jpg": 2})
+    roster.take(7, "c.jpg")
+    roster.take(7, "")  # all labelled, the part is being written
+    assert roster.begin(7) == Start(deaths={"": 2, "b.jpg": 2})
+    assert roster.begin(8) == Start()
+    assert roster.news() == (True, 4)
+
+
+def test_what_the_driver_cuts_off_died_of_nothing() -> None:
+    roster = Roster()
+    for part in (1, 2):
+        roster.begin(part)
+    roster.begin(2)
+    roster.cut_off()
+    assert roster.begin(1) == Start()
+    assert roster.begin(2) == Start(deaths={"": 1})
+    assert roster.news() == (True, 1)
+
+
+def test_a_stop_waits_for_what_is_under_way() -> None:
+    roster = Roster()
+    for part in (1, 2, 3):
+        roster.begin(part)
+    roster.end(1)
+    assert roster.stop() == 2
+    assert roster.stopping()
+    roster.end(2)
+    assert roster.begin(4) == Start(stop=True)
+    assert roster.stop() == 1
+    assert roster.begin(3) == Start(stop=True)  # its worker died after the stop
+    assert roster.stop() == 0
+
+
+def test_a_plan_comes_back_as_it_went(tmp_path: Path) -> None:
+    refs = [ImageRef(tmp_path, f"{number:03d}.jpg") for number in range(700)]
+    refs[5] = ImageRef(tmp_path, r"caf\xe9.jpg", os.fsdecode(b"caf\xe9.jpg"))
+    todo = Todo(tmp_path)
+    names = todo.plan(iter(refs), 2, 40)
+    parts = [row for name in names for row in read_plan(todo.folder / name)]
+    assert len(names) == 2  # 256 parts in one, 94 in the other
+    assert [part["part"] for part in parts] == list(range(40, 390))
+    assert [ref for part in parts for ref in refs_of(part, tmp_path)] == refs
+
+
+def test_an_actor_that_outlived_its_driver_cannot_touch_the_run(tmp_path: Path) -> None:
+    record = ImageRecord("a.jpg", "failed", error="none")
+    with RunWriter.open(tmp_path, some_manifest()) as writer:
+        old = Todo(tmp_path)
+        write_part(old.folder, 3, [record])
+    with RunWriter.open(tmp_path, some_manifest()) as writer:
+        new = Todo(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            write_part(old.folder, 4, [record])
+        write_part(new.folder, 0, [record])
+        assert new.written() == [0]
+        new.commit(0)
+        writer.adopt(0)
+        assert new.written() == []
+    assert rows(tmp_path) == [record]
+    remove_todo(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["parts", "run.json", "run.lock"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"engine": "spark"}, "engine: expected one of local, ray, but got 'spark'"),
+        ({"actors": 2}, "actors: expected with the engine 'ray' only, but the engine is 'local'"),
+        ({"engine": "ray", "actors": 0}, "actors: expected at least 1, but got 0"),
+        ({"engine": "ray", "gpus_per_actor": -1}, "gpus_per_actor: expected at least 0, but got -1"),
+        ({"engine": "ray", "device": "cuda:1"}, "--device cuda:1: with --engine ray, expected auto, cpu or cuda"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        prepare(tmp_path, **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "head", ":", "nowhere.invalid:6379"])
+def test_an_address_where_no_ray_is_is_one_line(tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray")
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=f"--ray-address {address}: expected HOST:PORT or auto of a Ray cluster"):
+        Cluster.join(wanted(ray_address=address))
+    assert time.monotonic() - begun < 30
+
+
+def test_without_ray_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ConfigError, match=r"--engine ray needs more packages .*: pip install 'annotate\[ray\]'"):
+        prepare(tmp_path, engine="ray")
+
+
+def prepare(folder: Path, **given: object) -> pipeline.Job:
+    write_photos(folder / "photos", ["a.png"])
+    options = {"images": str(folder / "photos"), "vocab": VOCAB, "out": str(folder / "run"), **given}
+    return pipeline.prepare(RunConfig.load(None, options))

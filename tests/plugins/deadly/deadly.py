@@ -1,0 +1,56 @@
+"""A third party's labeler that some photos kill: the process ends at a photo whose first pixel is pure red."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from bands import _ByBrightness
+
+from annotator.models.packs import Networks
+from annotator.prediction import Prediction
+from labelers.base import Image, LabelerSpec, Size, register
+
+DEADLY = (255, 0, 0)
+DEADLY_ONCE = (255, 255, 0)
+
+
+@dataclass(frozen=True)
+class DeadlyParameters:
+    """diary: a folder with a file per process that labelled, named by its id, and one per death, `death-ID`.
+    seconds: how long a photo takes."""
+
+    diary: str
+    seconds: float = 0.0
+    tints: tuple[float, ...] = (0.25, 0.5, 0.25)
+
+
+@register(LabelerSpec("deadly", needs_vocabulary=True, paper="none", roles=()), DeadlyParameters)
+class Deadly(_ByBrightness):
+    """As `bands` where a photo kills nothing."""
+
+    def __init__(self, networks: Networks, parameters: DeadlyParameters) -> None:
+        super().__init__(networks, parameters)  # type: ignore[arg-type]
+        self._diary = Path(parameters.diary)
+
+    def label(self, images: Sequence[Image], sizes: Sequence[Size] | None = None) -> list[Prediction]:
+        (self._diary / str(os.getpid())).touch()
+        for image in images:
+            first = tuple(np.asarray(image)[0, 0].tolist())
+            if first == DEADLY:
+                self._die(signal.SIGKILL)
+            if first == DEADLY_ONCE and not (self._diary / "once").exists():
+                (self._diary / "once").touch()
+                self._die(signal.SIGSEGV)
+        time.sleep(self.parameters.seconds * len(images))
+        return [self._label(image) for image in images]
+
+    def _die(self, by: signal.Signals) -> None:
+        (self._diary / f"death-{os.getpid()}").touch()
+        os.kill(os.getpid(), by)
+        time.sleep(60)
