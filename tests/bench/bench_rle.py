@@ -5,12 +5,12 @@ python tests/bench/bench_rle.py
 
 from __future__ import annotations
 
-import statistics
-import time
+from functools import partial
 
 import numpy as np
 from pycocotools import mask as coco
 from scipy.ndimage import zoom
+from timing import interleaved, parser, say_ratio, size_of
 
 from annotator.prediction import encode
 
@@ -37,23 +37,24 @@ def class_by_class(label_map: np.ndarray) -> None:
         coco.toBbox(encoded)
 
 
-def medians(label_map: np.ndarray, rounds: int) -> tuple[float, float]:
-    """Seconds of `encode` and of `class_by_class`, measured in turns."""
-    ours, theirs = [], []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        encode(label_map)
-        between = time.perf_counter()
-        class_by_class(label_map)
-        ours.append(between - begun)
-        theirs.append(time.perf_counter() - between)
-    return statistics.median(ours), statistics.median(theirs)
+def medians(label_map: np.ndarray, seconds: float) -> tuple[float, float]:
+    """Seconds of `class_by_class` and of `encode`, measured in turns for about so long."""
+    ways = partial(interleaved, partial(class_by_class, label_map), partial(encode, label_map))
+    plain, ours = ways(1).medians
+    return ways(max(int(seconds / (plain + ours)), 3)).medians
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--size", nargs="+", type=size_of, default=[(640, 480), (4000, 3000)], metavar="WxH")
+    options.add_argument("--labels", type=int, default=20)
+    options.add_argument("--seconds", type=float, default=5.0, help="about so long per size")
+    arguments = options.parse_args()
+    for width, height in arguments.size:
+        plain, ours = medians(smooth_map(height, width, arguments.labels), arguments.seconds)
+        what = f"{width} x {height}, {arguments.labels} labels"
+        say_ratio(plain, ours, 10, f"{what}: {ours * 1e3:.2f} ms, class by class {plain * 1e3:.2f} ms")
 
 
 if __name__ == "__main__":
-    for height, width, rounds in ((480, 640, 50), (3000, 4000, 7)):
-        ours, theirs = medians(smooth_map(height, width, labels=20), rounds)
-        print(
-            f"{width} x {height}, 20 labels: {ours * 1e3:.2f} ms, class by class {theirs * 1e3:.2f} ms, "
-            f"{theirs / ours:.1f} x faster"
-        )
+    main()
