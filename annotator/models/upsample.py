@@ -1,12 +1,13 @@
 """From class probabilities on a coarse grid to the best class of every pixel, without ever holding all classes.
 
 Bilinear upsampling is linear and separable: whatever chain of it lies between a grid and the photo is one matrix for
-the rows and one for the columns. So a class costs two small products over a band of rows, and a band that a class
+the rows and one for the columns. So a class costs two small products over a tile of the photo, and a tile that a class
 cannot win costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from annotator.stages import staged
 
 CLASSES_AT_ONCE = 16
 PIXELS_AT_ONCE = {"cpu": 2**16, "mps": 2**22, "cuda": 2**24}
-"""Of a band: on a CPU what its cache holds, elsewhere as many as keep the device busy."""
+"""Of a tile: on a CPU what its cache holds, elsewhere as many as keep the device busy."""
 
 Maps = Callable[[Tensor], Tensor]
 """Indices of n classes -> n x R x C probabilities on the grid."""
@@ -54,43 +55,63 @@ def winners(maps: Maps, peaks: Tensor, rows: Tensor, columns: Tensor) -> Winners
     """The class with the highest value of rows @ map @ columns.T, per pixel; ties go to the lower index.
 
     peaks:         highest probability of each class anywhere on the grid, C. No weighted mean exceeds it, so a class
-                   is passed over where the weakest winner so far is higher.
+                   is passed over in tiles where the weakest winner so far is higher.
     rows, columns: H x R and W x C weights, not negative, in sum 1.
     """
     device = peaks.device
     height, width = len(rows), len(columns)
     best = torch.zeros(height, width, device=device)  # whole numbers, as floats: see `_challenge`
     confidence = torch.full((height, width), -1.0, device=device)
-    bands = _bands(rows, max(PIXELS_AT_ONCE[device.type] // width, 1))
-    rows, across = rows.to(device, torch.float32), columns.to(device, torch.float32).T.contiguous()
-    weakest = [-1.0] * len(bands)
+    side = math.isqrt(PIXELS_AT_ONCE[device.type])
+    tiles = [_Tile(y, x, down, across) for y, down in _reads(rows, side) for x, across in _reads(columns, side)]
+    rows, columns = rows.to(device, torch.float32), columns.to(device, torch.float32)
     order = peaks.argsort(descending=True, stable=True)
     highest = peaks[order].tolist()
     for start in range(0, len(order), CLASSES_AT_ONCE):
-        if highest[start] < min(weakest):
+        if highest[start] < min(tile.weakest for tile in tiles):
             break
         chosen = order[start : start + CLASSES_AT_ONCE]
         grids = maps(chosen)
-        wide = grids @ across  # n x R x W
-        tops = grids.amax(dim=2)
-        for number, (y, used) in enumerate(bands):
-            reach = tops[:, used].amax(dim=1).tolist()
-            able = [index for index, top in enumerate(reach) if top >= weakest[number]]
-            held, winner = confidence[y], best[y]
-            for index in able:
-                _challenge(rows[y, used] @ wide[index, used], int(chosen[index]), held, winner)
-            if able:
-                weakest[number] = float(held.min())
-    return Winners(best.int().cpu().numpy(), confidence.cpu().numpy())
+        numbers = chosen.tolist()
+        for tile in tiles:
+            held, winner = confidence[tile.y, tile.x], best[tile.y, tile.x]
+            near = grids[:, tile.down, tile.across]
+            to_rows, to_columns = rows[tile.y, tile.down], columns[tile.x, tile.across].T
+            reach = near.amax(dim=(1, 2)).tolist()
+            for index in sorted(range(len(reach)), key=reach.__getitem__, reverse=True):
+                if reach[index] < tile.weakest:
+                    break
+                _challenge(to_rows @ (near[index] @ to_columns), numbers[index], held, winner)
+                tile.weakest = float(held.min())
+    return Winners(_whole(best.cpu().numpy()), confidence.cpu().numpy())
 
 
-def _bands(rows: Tensor, height: int) -> list[tuple[slice, slice]]:
-    """Rows of pixels, some at a time, each with the rows of the grid that it reads."""
+@dataclass
+class _Tile:
+    """A piece of the photo, the part of the grid that it reads, and its lowest confidence so far."""
+
+    y: slice
+    x: slice
+    down: slice
+    across: slice
+    weakest: float = -1.0
+
+
+def _reads(weights: Tensor, length: int) -> list[tuple[slice, slice]]:
+    """Pixels along a side, some at a time, each with what they read of the grid."""
     found = []
-    for y in range(0, len(rows), height):
-        used = rows[y : y + height].any(dim=0).nonzero()
-        found.append((slice(y, y + height), slice(int(used[0]), int(used[-1]) + 1)))
+    for start in range(0, len(weights), length):
+        used = weights[start : start + length].any(dim=0).nonzero()
+        found.append((slice(start, start + length), slice(int(used[0]), int(used[-1]) + 1)))
     return found
+
+
+def _whole(values: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The same whole numbers in the same memory, which at a photo's size there need not be twice."""
+    numbers = values.view(np.int32)
+    for row, found in zip(numbers, values, strict=True):
+        row[:] = found
+    return numbers
 
 
 def _challenge(probability: Tensor, index: int, held: Tensor, winner: Tensor) -> None:
