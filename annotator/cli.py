@@ -62,6 +62,12 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, bf16 (where the hardware has it).", show_default="auto")
     ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile", help="torch.compile: minutes at the start; for long runs on a GPU."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Photos labelled together; never changes a mask.", show_default="by device")
     ] = None,
@@ -108,6 +114,7 @@ def run(
     from annotator.config import RunConfig
 
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
+    given["compile"] = compile_
     given["weights"], given["settings"] = parse_weights(weights), parse_settings(set_)
     settings = RunConfig.load(config, given)
 

@@ -46,6 +46,7 @@ class RunConfig:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     out: str | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     full_decode: bool = False
 
     device: str = "auto"

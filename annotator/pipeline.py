@@ -126,6 +126,7 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
         "weights": crew.weights,
         "precision": cluster.precision if cluster else crew.networks.precision,
         "full_decode": config.full_decode,
+        **({"compile": True} if config.compile else {}),  # runs from before this option stay the same
     }
     manifest = Manifest(
         config=decisive,

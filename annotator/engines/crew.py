@@ -54,7 +54,7 @@ class Crew:
 
 def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> Crew:
     """Opens the networks and prepares the labeler. device: as `--device` takes it."""
-    from annotator.models.devices import resolve_devices
+    from annotator.models.devices import require_compiler, resolve_devices
     from annotator.models.packs import open_networks
 
     registration = labelers.find(config.labeler)
@@ -63,6 +63,10 @@ def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> C
     networks = [
         open_networks(config.pack, registration.spec, each, config.precision, config.weights) for each in devices
     ]
+    if config.compile:
+        require_compiler(devices[0])
+        for each in networks:
+            each.compiled = True
     members = [registration.build(each, parameters) for each in networks]
     labeler = members[0] if len(members) == 1 else Team(members)
     with stage("class names"):

@@ -19,6 +19,13 @@ class Backbone(nn.Module):
     """
 
     precision: Precision = "fp32"
+    forward_passes: tuple[str, ...] = ()
+    """Names of the methods that take the time."""
+
+    def compile_forward_passes(self) -> None:
+        """`torch.compile` for each of them, done at their first call and again for every new shape."""
+        for name in self.forward_passes:
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")

@@ -46,6 +46,7 @@ class DenseClip(Backbone):
     visual: Any
     mean: Tensor
     std: Tensor
+    forward_passes = ("dense", "embed")
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,13 @@ def resolve_precision(name: str, device: str) -> Precision:
     if name == "auto":
         return "bf16" if kind_of(device) == "cuda" and has_bf16(device) else "fp32"
     return "bf16" if name == "bf16" else "fp32"
+
+
+def require_compiler(device: str) -> None:
+    """`torch.compile` brings its own for GPUs; for a CPU it asks the system's."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if kind_of(device) == "cpu" and not any(shutil.which(name) for name in names if name):
+        raise ConfigError("--compile: expected a C++ compiler, but found none; install g++ or leave it out")
 
 
 def has_bf16(device: str) -> bool:

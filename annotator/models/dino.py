@@ -44,6 +44,7 @@ class Dino(Backbone):
     vit: Any
     mean: Tensor
     std: Tensor
+    forward_passes = ("last_attention",)
 
     def __init__(
         self, vit: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD

@@ -69,7 +69,10 @@ class Stem(nn.Module):
         """The same function to seven digits, in two thirds of the time: batch norms go into the convolutions before
         them, and weights lie as convolutions read them. Its state dict is then another one."""
         _fold(self.net)
-        return self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return self
 
     def train(self, mode: bool = True) -> Stem:
         return super().train(False)

@@ -86,6 +86,7 @@ class Networks:
         self.windows_at_once = WINDOWS_AT_ONCE[kind_of(device)]
         self.crops_at_once = CROPS_AT_ONCE[kind_of(device)]
         self.decode_workers = decode_workers(device)
+        self.compiled = False  # to be set before the first network is asked for
         self._load = load
         self._loaded: dict[str, nn.Module] = {}
         self._used: Used = {}
@@ -149,6 +150,8 @@ class Networks:
             for module in network.modules():
                 if isinstance(module, Backbone):
                     module.precision = self.precision
+                    if self.compiled:
+                        module.compile_forward_passes()
             self._loaded[role] = network.to(self.device)
             self._used.update(used)
         return self._loaded[role]

@@ -85,9 +85,9 @@ def winners(monkeypatch: pytest.MonkeyPatch) -> list[Winners]:
 
     original = dense.to_prediction
 
-    def recorded(found: Winners, *rest: Any) -> Prediction:
-        seen.append(found)
-        return original(found, *rest)
+    def recorded(found: Winners, *rest: Any, **named: Any) -> Prediction:
+        seen.append(Winners(found.best.copy(), found.confidence))  # the label map takes their place
+        return original(found, *rest, **named)
 
     monkeypatch.setattr(dense, "to_prediction", recorded)
     monkeypatch.setattr(diy, "to_prediction", recorded)
