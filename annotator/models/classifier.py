@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,13 @@ class NameClassifier:
     def __init__(self, clip: DenseClip, vocabulary: Vocabulary, templates_for: Callable[[str], Sequence[str]]) -> None:
         names = [prompt for entry in vocabulary.entries for prompt in entry.prompts]
         owners = [index for index, entry in enumerate(vocabulary.entries) for _ in entry.prompts]
-        rows = [clip.text_embeddings([name], vocabulary.templates or tuple(templates_for(name))) for name in names]
+        alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for index, name in enumerate(names):
+            alike[vocabulary.templates or tuple(templates_for(name))].append(index)
+        rows = [clip.text_embeddings([names[index] for index in some], each) for each, some in alike.items()]
         self.names = torch.cat(rows)  # names x d, normalised
+        if len(rows) > 1:
+            self.names = self.names[torch.tensor([index for some in alike.values() for index in some]).argsort()]
         self.owners = torch.tensor(owners, device=self.names.device)
         self.classes = len(vocabulary)
 

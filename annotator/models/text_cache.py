@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from annotator.models.weights import cache_folder
+
+KEEP_SECONDS = 1.0
+"""An interrupted start loses no more than that."""
 
 Embed = Callable[[Sequence[str], Sequence[str]], Tensor]
 
@@ -35,20 +39,29 @@ class TextCache:
     def _through_disk(self, names: Sequence[str], templates: Sequence[str], embed: Embed) -> Tensor:
         file = cache_folder() / "text-embeddings.sqlite"
         file.parent.mkdir(parents=True, exist_ok=True)
-        rows = []
+        vectors = bytearray()  # all of them, and never twice
+        made: list[tuple[bytes, bytes]] = []
+        kept = time.monotonic()
         with closing(sqlite3.connect(file, timeout=30)) as database:
             database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB)")
             for name in names:
                 key = self._key(name, templates)
                 found = database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
                 if found is None:
-                    vector = embed([name], templates)[0].numpy().astype("<f4")
-                    with database:  # one transaction per name: an interrupted start keeps what it has
-                        database.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector.tobytes()))
-                else:
-                    vector = np.frombuffer(found[0], dtype="<f4")
-                rows.append(torch.from_numpy(vector.copy()))
-        return torch.stack(rows)
+                    made.append((key, embed([name], templates)[0].numpy().astype("<f4").tobytes()))
+                vectors += found[0] if found else made[-1][1]
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    _keep(database, made)
+                    kept = time.monotonic()
+            _keep(database, made)
+        return torch.from_numpy(np.frombuffer(vectors, dtype="<f4").reshape(len(names), -1))
 
     def _key(self, name: str, templates: Sequence[str]) -> bytes:
         return hashlib.sha256(json.dumps([self._weights_id, list(templates), name]).encode()).digest()
+
+
+def _keep(database: sqlite3.Connection, made: list[tuple[bytes, bytes]]) -> None:
+    """Writes what was made, in one transaction, and empties the list."""
+    with database:
+        database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", made)
+    made.clear()
