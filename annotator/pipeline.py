@@ -225,7 +225,7 @@ def _crew(config: RunConfig, vocabulary: Vocabulary | None) -> tuple[Crew, Clust
     from annotator.engines.ray_cluster import Cluster, require_ray
 
     require_ray(config)
-    crew = assemble(replace(config, precision="fp32"), vocabulary, "cpu")
+    crew = assemble(replace(config, precision="fp32", compile=False), vocabulary, "cpu")
     return crew, Cluster.join(config)
 
 

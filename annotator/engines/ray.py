@@ -65,7 +65,7 @@ def execute(
     try:
         plans, root = _plan(todo, refs, cluster, writer.next_part_number, should_stop)
         orders = Orders(
-            config=replace(crew.config, precision=cluster.precision),
+            config=replace(cluster.config, precision=cluster.precision),
             vocabulary=vocabulary,
             placement=cluster.placement,
             weights=crew.weights,
@@ -74,7 +74,7 @@ def execute(
             working_folder=str(Path.cwd()),
             python_path=tuple(sys.path),
         )
-        if plans:
+        if plans and not should_stop():
             yield from _Driver(cluster, orders, plans, writer, todo, should_stop).records()
     finally:
         remove_todo(writer.directory)
