@@ -64,9 +64,7 @@ def run(
     ] = None,
     compile_: Annotated[
         bool | None,
-        typer.Option(
-            "--compile", help="torch.compile: minutes at the start; for long runs on a GPU."
-        ),
+        typer.Option("--compile", help="torch.compile: minutes at the start; for long runs on a GPU."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Photos labelled together; never changes a mask.", show_default="by device")
