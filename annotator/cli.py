@@ -92,7 +92,8 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many photos; the same command goes on.")] = None,
     full_decode: Annotated[
-        bool | None, typer.Option("--full-decode", help="Read large JPEGs in full: slower, nearly the same masks.")
+        bool | None,
+        typer.Option("--full-decode", help="Read large photos in full: slower, nearly the same masks."),
     ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(help="Refuse photos with more pixels.", show_default="178956970")

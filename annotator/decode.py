@@ -35,6 +35,9 @@ MAX_FETCHED_BYTES = 1 << 30
 HEAD_BYTES = 64
 """So many first bytes tell the format."""
 
+ROWS_AT_ONCE = 64
+"""Of more than 8 bits a pixel, so that what is worked out on the way stays small."""
+
 _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -89,8 +92,8 @@ def decode(path: Path, *, working_side: int | None = None, max_pixels: int = MAX
     is scaled by 1/257. 32-bit gray (integer, float) is scaled by the smallest of 1, 255 and 65535 that holds
     all its values, or from its lowest to its highest value where that holds negative or larger ones.
 
-    working_side: a JPEG whose short side is at least twice this is decoded at 1/2, 1/4 or 1/8 of its size,
-        so that the short side stays at least `working_side`; other photos, and None, are decoded in full.
+    working_side: a photo whose short side is at least twice this comes at 1/2, 1/4 or 1/8 of its size, the short
+        side never below `working_side`: a JPEG is decoded so, other photos are averaged over squares of pixels.
     max_pixels: a larger photo is refused from its header, before memory is taken.
     """
     if str(path) != storable(str(path)):
@@ -161,16 +164,19 @@ def _read(file: BinaryIO, length: int, mtime: float, working_side: int | None, m
         if kind == "TIFF" and image.getexif().get(ExifTags.Base.NewSubfileType, 0) & _REDUCED_PAGE:
             raise ImageError("its first page is only a preview (a camera's raw file?); convert it to JPEG or TIFF")
         applied = _orientation(image) if kind == "TIFF" else 1  # Pillow turns TIFF upright in `load`
-        reduced = _reduce(image, working_side)
+        drafted = _draft(image, working_side)
         image.load()
-        if not reduced:
+        if not drafted:
             size = image.size
         orientation = _orientation(image)
         upright = _to_rgb(image)
+        if not drafted and (factor := _factor(size, working_side)) > 1:
+            upright = upright.reduce(factor)
         if (turn := _TURNS[orientation]) is not None:
             upright = upright.transpose(turn)
+        pixels = np.array(upright)
     width, height = size if orientation < 5 else size[::-1]
-    return Photo(np.array(upright), width, height, max(orientation, applied), length, mtime)
+    return Photo(pixels, width, height, max(orientation, applied), length, mtime)
 
 
 def _require_decoder(kind: str) -> None:
@@ -184,9 +190,15 @@ def _require_decoder(kind: str) -> None:
         raise ImageError("this Pillow cannot read AVIF: pip install --upgrade pillow")
 
 
-def _reduce(image: Image.Image, working_side: int | None) -> bool:
+def _factor(size: tuple[int, int], working_side: int | None) -> int:
+    """By how much the photo may be shrunk: 1, or one of those that JPEG offers."""
+    room = min(size) // working_side if working_side else 1
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+
+
+def _draft(image: Image.Image, working_side: int | None) -> bool:
     """Asks the JPEG decoder for a reduced size where the photo is large enough; says whether it did."""
-    if working_side is None or not isinstance(image, JpegImageFile) or min(image.size) < 2 * working_side:
+    if not isinstance(image, JpegImageFile) or working_side is None or _factor(image.size, working_side) == 1:
         return False
     return image.draft(None, (working_side, working_side)) is not None
 
@@ -203,8 +215,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_gray(image)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     page = Image.new("RGB", image.size, "white")
     page.paste(layer, mask=layer)
     return page
@@ -213,16 +225,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_gray(image: Image.Image) -> NDArray[np.uint8]:
     """H x W uint8 of a gray image with more than 8 bits."""
     values = np.asarray(image)
+    gray = np.empty(values.shape, dtype=np.uint8)
+    bands = [slice(row, row + ROWS_AT_ONCE) for row in range(0, len(values), ROWS_AT_ONCE)]
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # formats that use their whole range
-        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        for band in bands:
+            gray[band] = (values[band].astype(np.uint32) + 128) // 257
         gray[values == image.info.get("transparency", -1)] = 255
         return gray
-    finite = values[np.isfinite(values)].astype(np.float64)
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    filled = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    ends = [(found.min(), found.max()) for band in bands if (found := values[band][np.isfinite(values[band])]).size]
+    low, high = float(min((end[0] for end in ends), default=0)), float(max((end[1] for end in ends), default=0))
+    bottom, top = low, high
     if low >= 0:
-        low, high = 0.0, next((top for top in (1.0, 255.0, 65535.0) if high <= top), high)
-    return np.rint((filled - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+        bottom, top = 0.0, next((top for top in (1.0, 255.0, 65535.0) if high <= top), high)
+    for band in bands:
+        filled = np.nan_to_num(values[band].astype(np.float64), nan=low, posinf=high, neginf=low)
+        gray[band] = np.rint((filled - bottom) / ((top - bottom) or 1.0) * 255)
+    return gray
 
 
 def _too_large(pixels: int, limit: int) -> str:

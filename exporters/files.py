@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 from annotator.errors import ConfigError
 from annotator.run import ImageRecord, RunReader
+from annotator.storage import is_remote, read_bytes
 from exporters.base import ExportSummary
 
 LONGEST_NAME = 255
@@ -54,6 +56,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """From a folder or a store to a folder."""
+    if is_remote(source):
+        target.write_bytes(read_bytes(source))
+    else:
+        shutil.copyfile(source, target)
+
+
 def refuse_other_splits(paths: Iterable[Path]) -> None:
     """Raises where an earlier export, or someone else, has a file in a split that now belongs to another, or to none:
     a trainer would find both, and it may not be ours to remove."""
@@ -87,7 +97,9 @@ def labelled(run: RunReader, summary: ExportSummary, *, upright: bool = False) -
 
 
 def refuse_among_photos(run: RunReader, folder: Path) -> None:
-    """Raises where any photo of the run lies in or below a folder that is to be written to."""
+    """Raises where any photo of the run lies in or below a folder that is to be written to; none does at a URL."""
+    if is_remote(run.image_root):
+        return
     target = folder.resolve()
     clear: set[Path] = set()
     for record in run.records(segments=False):

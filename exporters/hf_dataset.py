@@ -25,10 +25,11 @@ from PIL import Image
 from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.run import ImageRecord, RunReader
+from annotator.storage import read_bytes
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
-from exporters.layouts import LAYOUTS
+from exporters.layouts import LAYOUTS, refuse_links
 from exporters.mask_png import Coding, coding_of, values_of
 from exporters.options import PhotoOptions, SplitOptions
 
@@ -51,6 +52,7 @@ class HfDatasetOptions(SplitOptions, PhotoOptions):
 @register("hf-dataset", HfDatasetOptions, "Hugging Face dataset: photos and masks in Parquet shards")
 def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummary:
     """Streams the run; holds a row group."""
+    refuse_links(run, options.photos)
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
     coding = coding_of(classes, LAYOUTS["plain"])
@@ -158,7 +160,7 @@ def _photo(path: Path, record: ImageRecord, *, embed: bool) -> dict[str, Any] | 
         if not embed:
             return {"bytes": None, "path": str(path.resolve(strict=True))}
         if record.orientation <= 1:
-            return {"bytes": path.read_bytes(), "path": path.name}
+            return {"bytes": read_bytes(path), "path": path.name}
         buffer = io.BytesIO()
         photo = decode(path, max_pixels=record.width * record.height)
         Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=95, subsampling=0)

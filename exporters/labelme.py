@@ -1,6 +1,7 @@
 """LabelMe: a JSON per photo, at the photo's relative path, to look at and correct in the LabelMe program.
 
-`imagePath` leads from the JSON to the photo where it lies, so the photos stay where they are. Two shapes:
+`imagePath` leads from the JSON to the photo where it lies, or is its URL, so the photos stay where they are. LabelMe
+opens files of its own machine alone: for photos at a URL, fetch them and put their names there. Two shapes:
 
     polygon   a polygon per 4-connected part; parts of one object share a `group_id`, holes are joined by cuts. Corners
               lie on the outermost pixels of the mask, as LabelMe's `shape_to_mask` draws the polygon's line, too, and
@@ -21,6 +22,7 @@ from PIL import Image
 
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.storage import is_remote
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.files import Names, json_line, labelled, refuse_among_photos, write_text
@@ -63,7 +65,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
                 for number, piece in enumerate(found)
                 for shape in _shapes(piece, number, classes, record, options, outlines)
             ],
-            "imagePath": Path(os.path.relpath(run.image_root / record.path, target.parent)).as_posix(),
+            "imagePath": _image_path(run.image_root / record.path, target),
             "imageData": None,
             "imageHeight": record.height,
             "imageWidth": record.width,
@@ -73,6 +75,10 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
     names.note(summary)
     outlines.note(summary)
     return summary
+
+
+def _image_path(photo: Path, target: Path) -> str:
+    return str(photo) if is_remote(photo) else Path(os.path.relpath(photo, target.parent)).as_posix()
 
 
 def _shapes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Literal
 from PIL import Image
 
 from annotator.decode import decode
-from annotator.errors import ImageError
+from annotator.errors import ConfigError, ImageError
 from annotator.run import ImageRecord, RunReader
+from annotator.storage import is_remote
 from exporters.base import ExportSummary
-from exporters.files import json_line, replacing
+from exporters.files import copy_file, json_line, replacing
 from exporters.options import SPLITS
 
 PHOTO_SUFFIX = ".jpg"
@@ -106,7 +106,7 @@ def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) 
                 photo = decode(source, max_pixels=record.width * record.height)
                 Image.fromarray(photo.pixels).save(temporary, "JPEG", quality=95, subsampling=0)
             elif copy:
-                shutil.copyfile(source, temporary)
+                copy_file(source, temporary)
             else:
                 temporary.symlink_to(source.resolve(strict=True))
     except (ImageError, FileNotFoundError):
@@ -114,10 +114,20 @@ def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) 
     return True
 
 
+def refuse_links(run: RunReader, photos: str) -> None:
+    """Raises where photos are to be links, and there is nothing to link to."""
+    if photos == "link" and is_remote(run.image_root):
+        raise ConfigError(
+            f"{run.image_root}: expected photos on this machine to link to, but they are at a URL; "
+            "--photos copy fetches them, --photos none leaves them out"
+        )
+
+
 class Photos:
     """Brings a run's photos along, as `photos` says, and counts those that are gone."""
 
     def __init__(self, run: RunReader, how: Literal["link", "copy", "none"]) -> None:
+        refuse_links(run, how)
         self._root = run.image_root
         self._how = how
         self._missing = 0

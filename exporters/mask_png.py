@@ -32,7 +32,7 @@ from exporters.files import (
     replacing,
     writing,
 )
-from exporters.layouts import LAYOUTS, Layout, bring_photo
+from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_links
 from exporters.options import SplitOptions
 
 MOST_8_BIT = 254
@@ -66,6 +66,8 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     classes = classes_of(run, options)
     coding = coding_of(classes, layout)
     brings = layout.photos is not None and options.photos != "none"
+    if brings:
+        refuse_links(run, options.photos)
     kinds = [layout.masks, *([layout.photos] if brings and layout.photos else [])]
     _refuse_sources(run, out, set().union(*(layout.folders(out, kind) for kind in kinds)))
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from annotator.models.classifier import NameClassifier, imagenet_templates
@@ -67,7 +69,8 @@ class WindowLabeler(ABC):
                 batch=self._networks.windows_at_once,
                 device=self._networks.device,
             )
-            return [to_prediction(found, self._vocabulary, self._threshold) for found in winners]
+            finish = partial(to_prediction, vocabulary=self._vocabulary, threshold=self._threshold)
+            return list(map(finish, winners))  # a comprehension would hold one photo's winners while the next are found
 
     @abstractmethod
     def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
@@ -87,35 +90,43 @@ def own_sizes(images: Sequence[Image]) -> list[Size]:
 
 @staged("prediction")
 def to_prediction(winners: Winners, vocabulary: Vocabulary, threshold: float) -> Prediction:
-    """Winners over the vocabulary's entries -> what is written.
+    """Winners over the vocabulary's entries -> what is written; `winners.best` becomes the label map.
 
     Pixels below their entry's threshold (`threshold` where it has none) and ignored entries become nothing;
     merged entries count as the class they merge into. A label's score is the mean confidence of its pixels.
     """
     limits = np.array([threshold if e.threshold is None else e.threshold for e in vocabulary.entries], dtype=np.float32)
     class_of_entry = vocabulary.class_of_entry.astype(np.int32)
-    classes = np.empty_like(winners.best)
+    classes = winners.best
     counts, totals = np.zeros(len(vocabulary.classes) + 1), np.zeros(len(vocabulary.classes) + 1)  # the last: nothing
-    for band in _bands(winners.best.shape):
-        best, confidence = winners.best[band], winners.confidence[band]
-        found = np.take(class_of_entry, best, out=classes[band])
+    for band in _bands(classes.shape):
+        best, confidence = classes[band], winners.confidence[band]
+        found = np.take(class_of_entry, best, mode="clip")  # in half the time of an index
         if limits.any():
             found[confidence < limits[best]] = NOTHING
-        flat = np.where(found < 0, len(counts) - 1, found).ravel()
-        counts += np.bincount(flat, minlength=len(counts))
-        totals += np.bincount(flat, weights=confidence.ravel(), minlength=len(totals))
+        classes[band] = found
+        values, lengths, sums = _runs(found.ravel(), confidence.ravel())
+        values[values < 0] = len(counts) - 1
+        counts += np.bincount(values, weights=lengths, minlength=len(counts))
+        totals += np.bincount(values, weights=sums, minlength=len(totals))
 
     present = np.flatnonzero(counts[:-1])
     label_of_class = np.full(len(counts), NOTHING, dtype=np.int32)  # the last entry answers for -1
     label_of_class[present] = np.arange(len(present))
     for band in _bands(classes.shape):
-        classes[band] = label_of_class[classes[band]]
+        classes[band] = np.take(label_of_class, classes[band], mode="wrap")
     return Prediction(
         label_map=classes,
         labels=tuple(vocabulary.names[index] for index in present),
         class_ids=tuple(int(index) for index in present),
         scores=tuple(float(total / count) for total, count in zip(totals[present], counts[present], strict=True)),
     )
+
+
+def _runs(values: NDArray[np.int32], weights: NDArray[np.float32]) -> tuple[NDArray, NDArray, NDArray]:
+    """Of equal values in a row: the value, how many, and the sum of their weights; fewer than pixels by far."""
+    starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
+    return values[starts], np.diff(starts, append=len(values)), np.add.reduceat(weights, starts, dtype=np.float64)
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -138,8 +138,14 @@ class _PixelClasses:
         self._total = total  # log of the softmax's denominator
 
     def peaks(self) -> Tensor:
-        """The highest probability of each class, C."""
-        return torch.cat([self.of(some).amax(dim=(1, 2)) for some in self._classes.split(CLASSES_AT_ONCE)])
+        """The highest probability of each class, C.
+
+        Into one tensor: a small one kept from every round would keep the next from using the memory that it had.
+        """
+        highest = self._total.new_empty(len(self._classes))
+        for some in self._classes.split(CLASSES_AT_ONCE):
+            highest[some] = self.of(some).amax(dim=(1, 2))
+        return highest
 
     @staged("classify")
     def of(self, chosen: Tensor) -> Tensor:

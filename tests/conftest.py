@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +14,8 @@ from annotator.models.compat import prepare_torchvision
 from annotator.models.devices import keep_freed_memory
 
 keep_freed_memory()  # as `annotate` does
+
+BUCKETS = itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +31,37 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("ANNOTATE_MODELS", raising=False)
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A client of a real S3 server, which is the module's own (moto)."""
+    pytest.importorskip("s3fs", reason="pip install 'annotate[remote]'")
+    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    import boto3
+    from s3fs import S3FileSystem
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()  # another module's server is gone
+        yield boto3.client("s3")
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3: Any) -> str:
+    """The name of an empty one."""
+    name = f"bucket-{next(BUCKETS)}"
+    s3.create_bucket(Bucket=name)
+    return name

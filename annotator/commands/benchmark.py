@@ -74,6 +74,7 @@ def benchmark(
         weights=weights or {},
         settings={**chosen.settings_of(labeler, default_parameters(labeler)), **(settings or {})},
         out=str(out or f"runs/{chosen.name}-{labeler}"),
+        full_decode=True,  # as the papers' code reads photos
         device=device,
         overwrite=overwrite,
     )

@@ -57,6 +57,7 @@ def review(
     from annotator import console, corrections
     from annotator.errors import ConfigError
     from annotator.run import open_run
+    from annotator.storage import is_remote
 
     if sum((pull, list_, undo is not None, discard)) > 1:
         raise ConfigError("expected one of --pull, --list, --undo and --discard, but got several")
@@ -65,6 +66,11 @@ def review(
     if export is None and photos is not None:
         raise ConfigError("expected --photos with --export, but --export is missing; say where with --export DIR")
     opened = open_run(run)
+    if is_remote(opened.image_root) and not list_ and undo is None:
+        raise ConfigError(
+            f"{opened.image_root}: expected photos on this machine to show, but they are at a URL; "
+            "`annotate report` makes pages of them"
+        )
     if list_:
         for line in _pull_lines(corrections.pulls(opened.directory)):
             console.out.print(line, markup=False)

@@ -96,6 +96,7 @@ class TableMaker:
             weights={**self.weights, **row.weights},
             settings={**benchmark.settings_of(row.labeler, default_parameters(row.labeler)), **row.settings},
             out=str(self.folder / "runs" / row.folder / benchmark.name),
+            full_decode=True,
             device=self.device,
             overwrite=self.overwrite,
         )

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -124,7 +125,8 @@ class _Worker:
         self._ended = True
         self._process.kill()
         self._process.wait()
-        _pipe(self._process.stdin).close()
+        with suppress(BrokenPipeError):  # half a request was waiting in it
+            _pipe(self._process.stdin).close()
         _pipe(self._process.stdout).close()
 
 

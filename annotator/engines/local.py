@@ -41,7 +41,8 @@ def execute(
             labelled = _label(batch, labeler)
             while encoding:
                 yield _next(encoding)
-            encoding.extend(encoder.submit(_record, *one) for one in labelled)
+            while labelled:  # which must not hold a label map longer than its encoding takes
+                encoding.append(encoder.submit(_record, *labelled.pop(0)))
         while encoding:
             yield _next(encoding)
 

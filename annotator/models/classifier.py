@@ -93,8 +93,11 @@ class PatchScores:
         if decided is not None:
             total = torch.where(decided.flatten(1)[:, None], torch.inf, total)
         names, owners, classes = self.classifier.names, self.classifier.owners, self.classifier.classes
-        rows = [(LOGIT_SCALE * some @ self.normalised - total).amax(dim=2).exp() for some in names.split(NAMES_AT_ONCE)]
-        peaks = best_of(torch.cat(rows, dim=1), owners, classes)
+        highest = total.new_empty(len(total), len(names))  # parts of it kept one by one would scatter the memory
+        for start in range(0, len(names), NAMES_AT_ONCE):
+            some = slice(start, start + NAMES_AT_ONCE)
+            highest[:, some] = (LOGIT_SCALE * names[some] @ self.normalised - total).amax(dim=2).exp()
+        peaks = best_of(highest, owners, classes)
         if decided is not None:
             peaks[decided.flatten(1).any(dim=1), decision] = 1
         return [

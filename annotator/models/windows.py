@@ -138,7 +138,7 @@ def scan(
 @staged("preprocess")
 def to_canvas(image: NDArray[np.uint8], size: tuple[int, int], device: torch.device | str) -> Tensor:
     """H x W x 3 uint8 -> 3 x h x w RGB in [0, 1], bilinear."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float().div_(255)
     if pixels.shape[-2:] == size:
         return pixels[0]
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
@@ -207,7 +207,7 @@ def _weights(plan: WindowPlan, canvas: int, size: int, patch_size: int) -> Tenso
     laid = torch.zeros(canvas, patches * len(starts), dtype=torch.float64)
     for number, start in enumerate(starts):
         laid[start : start + window, number * patches : (number + 1) * patches] = pixels
-    return bilinear(canvas, size) @ (laid / laid.sum(dim=1, keepdim=True))
+    return (bilinear(canvas, size) @ (laid / laid.sum(dim=1, keepdim=True))).float()
 
 
 @dataclass(frozen=True, eq=False)

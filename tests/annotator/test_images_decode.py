@@ -300,8 +300,12 @@ def test_broken_exif_costs_nothing_but_the_orientation(tmp_path: Path) -> None:
         (10, (88, 126)),  # 1/8 is the smallest that JPEG offers
     ],
 )
-def test_jpeg_is_reduced_to_what_is_needed(tmp_path: Path, side: int | None, shape: tuple[int, int]) -> None:
-    path = saved(tmp_path / "large.jpg", smooth(700, 1001), quality=95, subsampling="4:4:4")
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_photos_are_reduced_to_what_is_needed(
+    tmp_path: Path, extension: str, side: int | None, shape: tuple[int, int]
+) -> None:
+    options = {"quality": 95, "subsampling": "4:4:4"} if extension == "jpg" else {}
+    path = saved(tmp_path / f"large.{extension}", smooth(700, 1001), **options)
     photo = decode(path, working_side=side)
     assert photo.pixels.shape == (*shape, 3)
     assert (photo.width, photo.height) == (1001, 700)
@@ -331,9 +335,68 @@ def test_reduced_and_turned(tmp_path: Path, orientation: int) -> None:
     assert np.abs(photo.pixels - boxes).mean() < 1.5
 
 
-def test_only_jpeg_is_reduced(tmp_path: Path) -> None:
-    path = saved(tmp_path / "large.png", Image.fromarray(noise(300, 400)))
-    assert decode(path, working_side=10).pixels.shape == (300, 400, 3)
+def averaged(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Mean of each square of side x side, loop by loop; squares at the right and the bottom edge may be smaller."""
+    height, width = pixels.shape[:2]
+    rows = [pixels[y : y + side].astype(np.float64) for y in range(0, height, side)]
+    return np.array([[row[:, x : x + side].mean(axis=(0, 1)) for x in range(0, width, side)] for row in rows])
+
+
+def rough(mode: str) -> Image.Image:
+    """97 x 131 of noise, transparent in places where the mode can be."""
+    values = noise(97, 131 * 2)
+    rgb, more = values[:, :131], values[:, 131:, 0]
+    match mode:
+        case "L" | "1" | "P" | "CMYK" | "RGB":
+            return Image.fromarray(rgb).convert(mode)
+        case "LA" | "RGBA":
+            return Image.fromarray(np.dstack([rgb, more])).convert(mode)
+        case "RGB;key":
+            image = Image.fromarray(rgb // 86 * 86)
+            image.info["transparency"] = (86, 0, 86)
+            return image
+        case "I;16":
+            return Image.fromarray(more.astype(np.uint16) * 256 + rgb[..., 0])
+        case "I":
+            return Image.fromarray(more.astype(np.int32) * 1000 - 500)
+        case "F":
+            image = more.astype(np.float32) / 64 - 1
+            image[3::7, 5::11], image[2::5, 1::9] = np.nan, np.inf
+            return Image.fromarray(image)
+    raise AssertionError(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension"),
+    [
+        *((mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "RGB;key", "I;16")),
+        *((mode, "tif") for mode in ("CMYK", "RGBA", "I;16", "I", "F")),
+        ("P", "gif"),
+        ("RGB", "bmp"),
+        ("RGB", "ppm"),
+        ("I;16", "pgm"),
+    ],
+)
+@pytest.mark.parametrize(("side", "factor"), [(48, 2), (24, 4), (12, 8), (5, 8)])
+def test_what_is_no_jpeg_is_averaged(tmp_path: Path, mode: str, extension: str, side: int, factor: int) -> None:
+    image = rough(mode)
+    kept = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
+    path = saved(tmp_path / f"large.{extension}", image, **kept)
+    full, reduced = decode(path), decode(path, working_side=side)
+    assert (reduced.width, reduced.height, full.pixels.shape) == (131, 97, (97, 131, 3))
+    difference = np.abs(reduced.pixels - averaged(full.pixels, factor))
+    assert difference[:-1, :-1].max() <= 0.51
+    assert difference.max() < 1  # Pillow cuts off, and does not round, in the last corner
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+def test_averaged_and_turned(tmp_path: Path, orientation: int, extension: str) -> None:
+    image = Image.fromarray(as_stored(noise(96, 64), orientation))
+    options = {"lossless": True} if extension == "webp" else {}
+    photo = decode(saved(tmp_path / f"phone.{extension}", image, exif=exif(orientation), **options), working_side=16)
+    assert (photo.width, photo.height, photo.orientation) == (64, 96, orientation)
+    np.testing.assert_allclose(photo.pixels, averaged(noise(96, 64), 4), atol=0.51)
 
 
 # --- what is no photo ------------------------------------------------------------------------------------------

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_runs import PLUGINS, VOCAB, environment, manifest, python, rows, write_photos
+from reference.open_runs import Labelled, Table, image_of, write_run
 
 from annotator import locks, open_run, pipeline, storage
 from annotator.cli import app
@@ -23,13 +22,13 @@ from annotator.config import RunConfig
 from annotator.errors import ConfigError, ImageError, RunError
 from annotator.images import decode, open_source
 from annotator.ledger import finished_paths, survey
+from annotator.models.networks import Networks
+from annotator.relabel import relabel
 from annotator.run import ImageRecord, Manifest, RunWriter, part_files
 from annotator.storage import is_remote, place
 from annotator.summary import summarise
+from annotator.vocabulary import Vocabulary
 from exporters.base import export
-
-pytest.importorskip("s3fs", reason="pip install 'annotate[remote]'")
-server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
 
 NAMES = [f"{number % 3}/{number:02d}.png" for number in range(20)]
 TREE = (
@@ -52,37 +51,6 @@ TREE = (
     "not made/run.json",
     "not made/1.jpg",
 )
-
-NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """A client of a server of this module's own."""
-    import boto3
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        yield boto3.client("s3")
-    running.stop()
-
-
-@pytest.fixture
-def bucket(s3: Any) -> str:
-    name = f"bucket-{next(NUMBERS)}"
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 @pytest.fixture(autouse=True)
@@ -352,10 +320,31 @@ def test_commands_take_the_url_of_a_run(
     assert (tmp_path / "one.png").is_file()
 
     before = keys(s3, bucket)
-    for command in (["export"], ["eval", "--truth", str(tmp_path / "masks")], ["report"]):
+    commands = (["export"], ["eval", "--truth", str(tmp_path / "masks")], ["report"], ["relabel", "--vocab", "a, b"])
+    for command in commands:
         assert "expected --out, a folder or file of this machine" in said(command[0], out, *command[1:])[1]
         assert "but got a URL" in said(command[0], str(tmp_path / "run"), *command[1:], "--out", f"{out}/x.json")[1]
     assert "copy it here first" in said("review", out, "--list")[1]
+    assert keys(s3, bucket) == before
+
+
+def test_a_run_in_a_store_is_relabelled_as_one_here(s3: Any, bucket: str, tmp_path: Path) -> None:
+    table = {"dog": (1, 0), "cat": (0, 1), "hound": (0.9, 0.1), "kitten": (0.2, 0.8)}
+    found = {
+        "a.jpg": Labelled([[0, 1, 1], [0, 0, -1]], ["hound", "kitten"], [(1, 0), (0, 1)], [0.5, 0.75]),
+        "b.jpg": None,
+    }
+    here = write_run(tmp_path / "run", found, image_root=tmp_path / "photos", pack={"name": "embedded"})
+    there = open_run(upload(s3, bucket, tmp_path / "run", "run"))
+    networks, words = Networks.of(sentence=Table(table), clip=Table(image_of(table))), Vocabulary.of(["cat", "dog"])
+    before = keys(s3, bucket)
+    for by in ("st", "tt"):
+        outs = (tmp_path / f"{by} here", tmp_path / f"{by} there")
+        done = [relabel(run, words, by, out, networks) for run, out in zip((here, there), outs, strict=True)]
+        assert [*done[1].run] == [*done[0].run]
+        assert [segment.label for segment in next(iter(done[1].run)).segments] == ["cat", "dog"]
+    with pytest.raises(ConfigError, match=r"expected a folder of this machine .* but got a URL"):
+        relabel(here, words, "tt", f"s3://{bucket}/new", networks)
     assert keys(s3, bucket) == before
 
 

@@ -13,10 +13,13 @@ import torch
 from reference import networks, vit
 from torch import Tensor, nn
 
+from annotator.models.classifier import NameClassifier
 from annotator.models.clip import DenseClip
 from annotator.models.text_cache import TextCache
+from annotator.vocabulary import Vocabulary
 
 TEMPLATES = ("a {}", "the {}")
+EACH = ("apple", "cat", "egg", "owl", "dog")
 
 
 class Counting(nn.Module):
@@ -107,3 +110,28 @@ def test_two_processes_write_at_once() -> None:
 
     found = TextCache("abc").get([f"n{index}" for index in range(200)], ["{}"], none_left)
     assert found[:, 1].tolist() == list(range(200))
+
+
+def test_an_interrupted_start_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("annotator.models.text_cache.KEEP_SECONDS", -1.0)
+
+    def embed(names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        if names == ["c"]:
+            raise KeyboardInterrupt
+        return torch.tensor([[float(ord(name)) for name in names]])
+
+    with pytest.raises(KeyboardInterrupt):
+        TextCache("abc").get(["a", "b", "c"], ["{}"], embed)
+    again = TextCache("abc").get(["b", "a"], ["{}"], lambda names, _: pytest.fail(f"{names} was lost"))
+    assert again.tolist() == [[98.0], [97.0]]
+
+
+def test_names_with_templates_of_their_own_keep_their_places() -> None:
+    text = Counting()
+    network = clip(text, "abc")
+    words = Vocabulary.of(["apple", "cat, egg", "owl", "dog"])
+    found = NameClassifier(network, words, lambda name: ["an {}" if name[0] in "aeo" else "a {}"])
+    expected = [network.text_embeddings([name], [f"{'an' if name[0] in 'aeo' else 'a'} {{}}"]) for name in EACH]
+    torch.testing.assert_close(found.names, torch.cat(expected), rtol=0, atol=0)
+    assert found.owners.tolist() == [0, 1, 1, 2, 3]
+    assert sorted(text.asked) == ["a cat", "a dog", "an apple", "an egg", "an owl"]
