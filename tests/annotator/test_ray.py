@@ -260,32 +260,19 @@ def test_networks_on_actors_give_the_masks_of_the_local_engine(cluster: str, tmp
     assert exported(tmp_path / "ray") == exported(tmp_path / "local")
 
 
-def test_a_run_from_s3_to_s3_is_the_local_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_from_s3_to_s3_is_the_local_run(tmp_path: Path, s3: Any, bucket: str) -> None:
     """On a cluster that the run starts itself."""
-    pytest.importorskip("s3fs", reason="pip install 'annotate[remote]'")
-    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
-    import boto3
-
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    store = boto3.client("s3")
-    store.create_bucket(Bucket="bucket")
     write_photos(tmp_path / "photos", NAMES[:9])
     for name in NAMES[:9]:
-        store.put_object(Bucket="bucket", Key=f"photos/{name}", Body=(tmp_path / "photos" / name).read_bytes())
+        s3.put_object(Bucket=bucket, Key=f"photos/{name}", Body=(tmp_path / "photos" / name).read_bytes())
 
-    given = {"images": "s3://bucket/photos", "out": "s3://bucket/run", "engine": "ray", "actors": 2}
+    given = {"images": f"s3://{bucket}/photos", "out": f"s3://{bucket}/run", "engine": "ray", "actors": 2}
     outcome = pipeline.run(prepare(tmp_path, "unused", labeler="bands", **given))
     assert (outcome.state, outcome.labelled) == ("complete", 9)
     pipeline.run(prepare(tmp_path, "local", labeler="bands"))
-    there = [replace(record, seconds=0.0, mtime=0.0) for record in open_run("s3://bucket/run").records()]
+    there = [replace(record, seconds=0.0, mtime=0.0) for record in open_run(f"s3://{bucket}/run").records()]
     here = [replace(record, mtime=0.0) for record in rows(tmp_path / "local")]
     assert there == here
-    left = {each["Key"].split("/")[1] for each in store.list_objects_v2(Bucket="bucket", Prefix="run/")["Contents"]}
+    left = {each["Key"].split("/")[1] for each in s3.list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]}
     assert left <= {"run.json", "parts", "run.lock"}
     assert not ray.is_initialized()
-    running.stop()
