@@ -64,7 +64,7 @@ def winners(maps: Maps, peaks: Tensor, rows: Tensor, columns: Tensor) -> Winners
     confidence = torch.full((height, width), -1.0, device=device)
     side = math.isqrt(PIXELS_AT_ONCE[device.type])
     tiles = [_Tile(y, x, down, across) for y, down in _reads(rows, side) for x, across in _reads(columns, side)]
-    rows, columns = rows.to(device, torch.float32), columns.to(device, torch.float32)
+    rows, columns = rows.float().to(device), columns.float().to(device)  # float64 is not had on every device
     order = peaks.argsort(descending=True, stable=True)
     highest = peaks[order].tolist()
     for start in range(0, len(order), CLASSES_AT_ONCE):
