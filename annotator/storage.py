@@ -109,11 +109,24 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def move(written: Path, final: Path) -> None:
+    """A whole file to its place, in the same file system or store, over what is there."""
+    if is_remote(written):
+        write_bytes(final, read_bytes(written))
+        delete(written)
+    else:
+        _rename(written, final)
+
+
+def _rename(written: Path, final: Path) -> None:
+    os.replace(written, final)
+    folder = os.open(final.parent, os.O_RDONLY)
     os.fsync(folder)  # the new name must survive a power cut too
     os.close(folder)
 

@@ -96,12 +96,11 @@ def to_prediction(winners: Winners, vocabulary: Vocabulary, threshold: float) ->
     merged entries count as the class they merge into. A label's score is the mean confidence of its pixels.
     """
     limits = np.array([threshold if e.threshold is None else e.threshold for e in vocabulary.entries], dtype=np.float32)
-    class_of_entry = vocabulary.class_of_entry.astype(np.int32)
     classes = winners.best
     counts, totals = np.zeros(len(vocabulary.classes) + 1), np.zeros(len(vocabulary.classes) + 1)  # the last: nothing
     for band in _bands(classes.shape):
         best, confidence = classes[band], winners.confidence[band]
-        found = np.take(class_of_entry, best, mode="clip")  # in half the time of an index
+        found = np.take(vocabulary.class_of_entry, best, mode="clip")  # in half the time of an index
         if limits.any():
             found[confidence < limits[best]] = NOTHING
         classes[band] = found

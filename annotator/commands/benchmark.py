@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,20 +62,18 @@ def benchmark(
     """
     from annotator import console, pipeline
     from annotator.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-    from annotator.config import RunConfig
     from annotator.run import open_run
     from evaluation.benchmarks import complete, load_benchmark, score, write_benchmark
-    from labelers.base import default_parameters
 
     chosen = load_benchmark(name)
     dataset = complete(chosen, data)
-    config = RunConfig(
-        labeler=labeler,
-        pack=pack or RunConfig.pack,
+    config = config_of(
+        chosen,
+        labeler,
+        settings or {},
+        pack=pack,
         weights=weights or {},
-        settings={**chosen.settings_of(labeler, default_parameters(labeler)), **(settings or {})},
-        out=str(out or f"runs/{chosen.name}-{labeler}"),
-        full_decode=True,  # as the papers' code reads photos
+        out=out or Path(f"runs/{chosen.name}-{labeler}"),
         device=device,
         overwrite=overwrite,
     )
@@ -92,6 +91,33 @@ def benchmark(
     console.out.print(_table(result))
     if outcome.summary.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def config_of(
+    chosen: Benchmark,
+    labeler: str,
+    settings: Mapping[str, Any],
+    *,
+    pack: str | None,
+    weights: dict[str, str],
+    out: Path,
+    device: str,
+    overwrite: bool,
+) -> RunConfig:
+    """Of a run on the benchmark's photos, read in full as the papers' code does; `settings` win over its own."""
+    from annotator.config import RunConfig
+    from labelers.base import default_parameters
+
+    return RunConfig(
+        labeler=labeler,
+        pack=pack or RunConfig.pack,
+        weights=weights,
+        settings={**chosen.settings_of(labeler, default_parameters(labeler)), **settings},
+        out=str(out),
+        full_decode=True,
+        device=device,
+        overwrite=overwrite,
+    )
 
 
 def prepare(chosen: Benchmark, dataset: Dataset, config: RunConfig, subset: int | None = None) -> Job:

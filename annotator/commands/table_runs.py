@@ -83,20 +83,18 @@ class TableMaker:
             return cell_of(result, run, self.folder)
         evaluation = score_open(benchmark, dataset, run, metrics, job, self.subset)
         write_open_report(evaluation, run.directory / "eval")
-        used = {slot: file["sha256"] for slot, file in job.networks.used().items()}  # scoring may ask for more
-        return replace(open_cell_of(evaluation, run, self.folder), weights=used)
+        return replace(open_cell_of(evaluation, run, self.folder), weights=job.crew.weights)  # scoring may ask for more
 
     def _config(self, row: Row, benchmark: Benchmark) -> RunConfig:
-        from annotator.config import RunConfig
-        from labelers.base import default_parameters
+        from annotator.commands import benchmark as benchmarks
 
-        return RunConfig(
-            labeler=row.labeler,
-            pack=self.pack or RunConfig.pack,
+        return benchmarks.config_of(
+            benchmark,
+            row.labeler,
+            row.settings,
+            pack=self.pack,
             weights={**self.weights, **row.weights},
-            settings={**benchmark.settings_of(row.labeler, default_parameters(row.labeler)), **row.settings},
-            out=str(self.folder / "runs" / row.folder / benchmark.name),
-            full_decode=True,
+            out=self.folder / "runs" / row.folder / benchmark.name,
             device=self.device,
             overwrite=self.overwrite,
         )

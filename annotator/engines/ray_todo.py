@@ -63,15 +63,7 @@ class Todo:
 
     def commit(self, number: int) -> None:
         """Moves a part into the run."""
-        written, final = part_path(self.folder, number), part_path(self._directory, number)
-        if storage.is_remote(written):
-            storage.write_bytes(final, storage.read_bytes(written))
-            storage.delete(written)
-            return
-        os.replace(written, final)
-        folder = os.open(final.parent, os.O_RDONLY)
-        os.fsync(folder)  # the new name must survive a power cut too
-        os.close(folder)
+        storage.move(part_path(self.folder, number), part_path(self._directory, number))
 
 
 def remove_todo(directory: Path) -> None:
