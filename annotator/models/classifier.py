@@ -46,12 +46,13 @@ class NameClassifier:
             self.names = self.names[torch.tensor([index for some in alike.values() for index in some]).argsort()]
         self.owners = torch.tensor(owners, device=self.names.device)
         self.classes = len(vocabulary)
+        self.one_name_each = len(names) == self.classes
 
     def names_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of n classes, m x d, and for each the position of its class in `chosen`."""
-        if len(self.names) == self.classes:
+        """The names of n classes, m x d, and for each name the position of its class in `chosen`, ascending."""
+        if self.one_name_each:
             return self.names[chosen], torch.arange(len(chosen), device=chosen.device)
-        name, position = (self.owners[:, None] == chosen).nonzero(as_tuple=True)
+        position, name = (chosen[:, None] == self.owners).nonzero(as_tuple=True)
         return self.names[name], position
 
     @staged("classify")
@@ -127,7 +128,11 @@ class NameMaps:
 
 
 def best_of(per_name: Tensor, owners: Tensor, classes: int) -> Tensor:
-    """B x names -> B x classes: the best name of each class."""
+    """B x names -> B x classes: the best name of each class.
+
+    owners: the class of each name, ascending, each of 0 ... classes - 1 at least once; so with as many names as
+            classes they stand in the order of the classes.
+    """
     if per_name.shape[1] == classes:
         return per_name
     lowest = torch.full((len(per_name), classes), -torch.inf, device=per_name.device)
