@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Prediction:
     label_map: H x W int32, index into `labels`, `NOTHING` (-1) where none holds; so segments are disjoint.
     labels:    names; free text where the labeler has no vocabulary.
     class_ids: index in the vocabulary's classes per label, or -1.
-    scores:    confidence in [0, 1] per label.
+    scores:    confidence in [0, 1] per label; a score that is not finite is refused.
 
     Labelers that name their own classes may add:
     embeddings: labels x d float16, normalised: the image embedding of each label's segment.
@@ -69,6 +70,8 @@ class Prediction:
         if not len(self.labels) == len(self.class_ids) == len(self.scores):
             lengths = f"{len(self.labels)}, {len(self.class_ids)}, {len(self.scores)}"
             raise ValueError(f"Expected labels, class_ids and scores of one length, but got {lengths}")
+        if broken := [label for label, score in zip(self.labels, self.scores, strict=True) if not isfinite(score)]:
+            raise ValueError(f"Expected finite scores, but got NaN or infinity for {broken[0]!r}")
         if self.embeddings is not None:
             _check_embeddings(self.embeddings, len(self.labels))
         if self.label_map.size:
@@ -125,6 +128,8 @@ def _check_embeddings(embeddings: NDArray[np.float16], labels: int) -> None:
     if embeddings.ndim != 2 or len(embeddings) != labels or embeddings.dtype != np.float16:
         found = f"{embeddings.dtype} of shape {embeddings.shape}"
         raise ValueError(f"Expected embeddings to be float16 of shape ({labels}, d), but got {found}")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("Expected finite embeddings, but got NaN or infinity")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.models.captions import make_captioner
+from annotator.models.finite import require_finite
 from annotator.models.masked_clip import SegmentEmbedder, SegmentOptions, first_masked_layer
 from annotator.models.merge_tree import join_siblings
 from annotator.models.oversegment import OversegmentOptions, Oversegments, oversegment, stride_of
@@ -131,6 +132,7 @@ class Zeroguide:
         """S x h x w masks -> each embedded and captioned."""
         with self._networks.inference():
             embeddings = embedder.embed(masks)
+        require_finite(embeddings)
         embeddings = embeddings.clone()  # outside of inference mode: a captioner may want gradients
         if self._captioner is None:
             return [Node(embedding, NAMELESS, None) for embedding in embeddings]

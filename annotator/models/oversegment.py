@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from annotator.errors import ConfigError
 from annotator.models.dino import Dino
+from annotator.models.finite import require_finite
 from annotator.models.merge_tree import Features, MergeTree, ward
 from annotator.models.refine import refine
 from annotator.models.upsample import upsampled_winners
@@ -76,6 +77,7 @@ def oversegment(
     stride = stride_of(dino, options.overlap)
     canvas = to_canvas(image, canvas_size(size, options.patches, dino.patch_size, stride), device)
     keys = strided_keys(dino, canvas, stride)  # C x h x w
+    require_finite(keys)
     grid: Size = (keys.shape[1], keys.shape[2])
     features = keys.flatten(1).T.double().cpu().numpy()
     edges = grid_edges(grid) if options.neighbours_only else None

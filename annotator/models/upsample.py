@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from annotator.models.finite import require_finite
 from annotator.stages import staged
 
 CLASSES_AT_ONCE = 16
@@ -57,6 +58,8 @@ def winners(maps: Maps, peaks: Tensor, rows: Tensor, columns: Tensor) -> Winners
     peaks:         highest probability of each class anywhere on the grid, C. No weighted mean exceeds it, so a class
                    is passed over in tiles where the weakest winner so far is higher.
     rows, columns: H x R and W x C weights, not negative, in sum 1.
+
+    Raises FloatingPointError where a map holds NaN or infinity.
     """
     device = peaks.device
     height, width = len(rows), len(columns)
@@ -67,6 +70,7 @@ def winners(maps: Maps, peaks: Tensor, rows: Tensor, columns: Tensor) -> Winners
     rows, columns = rows.float().to(device), columns.float().to(device)  # float64 is not had on every device
     order = peaks.argsort(descending=True, stable=True)
     highest = peaks[order].tolist()
+    require_finite(highest)
     for start in range(0, len(order), CLASSES_AT_ONCE):
         if highest[start] < min(tile.weakest for tile in tiles):
             break
