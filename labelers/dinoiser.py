@@ -26,6 +26,7 @@ class DinoiserParameters(WindowParameters):
     objectness: Literal["head", "found", "none"]
     gamma: float
     delta: float
+    background_patch: Literal["shared", "alone"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +60,8 @@ class Dinoiser(WindowLabeler):
             return scores.maps()
         foreground = self._foreground(windows, clip)
         unsure = scores.confidence.view_as(foreground) < self._parameters.delta
-        return scores.maps(decided=unsure & ~foreground, decision=background)
+        alone = self._parameters.background_patch == "alone"
+        return scores.maps(decided=unsure & ~foreground, decision=background, alone=alone)
 
     def _affinity(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
         """A, B x P x P: from the trained g, from DINO's values (its teacher) or from CLIP's own keys."""

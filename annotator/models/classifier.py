@@ -88,42 +88,60 @@ class PatchScores:
     grid: tuple[int, int]
 
     @staged("classify")
-    def maps(self, decided: Tensor | None = None, decision: int = 0) -> list[NameMaps]:
-        """One per window. decided: B x h x w bool, where class `decision` has all the probability."""
-        total = self.total
+    def maps(self, decided: Tensor | None = None, decision: int = 0, alone: bool = False) -> list[NameMaps]:
+        """One per window.
+
+        decided: B x h x w bool, where the probability of class `decision` is set to 1.
+        alone:   the other classes' is set to 0 there; else they keep theirs.
+        """
+        total, patches = self.total, None
         if decided is not None:
-            total = torch.where(decided.flatten(1)[:, None], torch.inf, total)
+            patches = decided.flatten(1)
+            if alone:
+                total = torch.where(patches[:, None], torch.inf, total)
         names, owners, classes = self.classifier.names, self.classifier.owners, self.classifier.classes
         highest = total.new_empty(len(total), len(names))  # parts of it kept one by one would scatter the memory
         for start in range(0, len(names), NAMES_AT_ONCE):
             some = slice(start, start + NAMES_AT_ONCE)
             highest[:, some] = (LOGIT_SCALE * names[some] @ self.normalised - total).amax(dim=2).exp()
         peaks = best_of(highest, owners, classes)
-        if decided is not None:
-            peaks[decided.flatten(1).any(dim=1), decision] = 1
+        if patches is not None:
+            peaks[patches.any(dim=1), decision] = 1
         return [
-            NameMaps(self.classifier, self.normalised[index], total[index], peaks[index], self.grid, decision)
+            NameMaps(
+                self.classifier,
+                self.normalised[index],
+                total[index],
+                peaks[index],
+                self.grid,
+                None if patches is None else (decision, patches[index]),
+            )
             for index in range(len(peaks))
         ]
 
 
 @dataclass(eq=False)
 class NameMaps:
-    """Those of one window, as `scan` takes them. An infinite total marks a patch that was decided."""
+    """Those of one window, as `scan` takes them.
+
+    decided: a class and the patches, P bool, where its probability is 1.
+    """
 
     classifier: NameClassifier
     normalised: Tensor
     total: Tensor
     peaks: Tensor
     grid: tuple[int, int]
-    decision: int
+    decided: tuple[int, Tensor] | None
 
     @staged("classify")
     def of(self, chosen: Tensor) -> Tensor:
         names, owners = self.classifier.names_of(chosen)
         probabilities = (LOGIT_SCALE * names @ self.normalised - self.total).exp()
         found = best_of(probabilities.T, owners, len(chosen)).T
-        found[chosen == self.decision] += self.total.isinf()
+        if self.decided is not None:
+            decision, patches = self.decided
+            found = torch.where((chosen == decision)[:, None] & patches, 1.0, found)
         return found.reshape(len(chosen), *self.grid)
 
 

@@ -14,7 +14,7 @@ from annotator.models.classifier import NameClassifier
 from annotator.models.clip import DenseClip
 from annotator.models.dino import Dino
 from annotator.models.found import Found
-from annotator.models.heads import load_heads
+from annotator.models.heads import affinity, load_heads
 from annotator.models.packs import Networks
 from annotator.models.upsample import Winners
 from annotator.prediction import Prediction
@@ -128,10 +128,20 @@ def test_maskclip(patch: int, background: bool, winners: list[Winners]) -> None:
 @pytest.mark.parametrize("patch", [8, 16])
 @pytest.mark.parametrize("affinity", ["clip", "dino", "clip-keys"])
 @pytest.mark.parametrize(
-    ("objectness", "background"), [("head", True), ("found", True), ("none", True), ("head", False)]
+    ("objectness", "background", "background_patch"),
+    [
+        ("head", True, "shared"),
+        ("head", True, "alone"),
+        ("found", True, "shared"),
+        ("none", True, "shared"),
+        ("head", False, "shared"),
+    ],
 )
-def test_dinoiser(patch: int, affinity: str, objectness: str, background: bool, winners: list[Winners]) -> None:
-    settings = {"affinity": affinity, "objectness": objectness, "gamma": 0.2, "delta": 0.9}
+def test_dinoiser(
+    patch: int, affinity: str, objectness: str, background: bool, background_patch: str, winners: list[Winners]
+) -> None:
+    settings = {"affinity": affinity, "objectness": objectness, "background_patch": background_patch}
+    settings |= {"gamma": 0.2, "delta": 0.9}
     labeler, clip = build("dinoiser", patch, **windows(settings))
     words = vocabulary(background)
     labeler.prepare(words)
@@ -214,6 +224,54 @@ def test_synonyms_take_the_best_name() -> None:
     np.testing.assert_allclose(maps.peaks.numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(maps.of(torch.tensor([1, 0]))[:, 0, 0].numpy(), expected[::-1], atol=1e-5)
     np.testing.assert_allclose(scores.confidence[0, 0], max(expected), atol=1e-5)
+
+
+def test_a_background_patch_leaves_the_other_classes_their_probabilities() -> None:
+    """By hand: two patches, of which the first is background; only there is its probability 1."""
+    _, clip = build("maskclip", 16)
+    classifier = NameClassifier(clip, vocabulary(background=True), lambda name: ("{}",))
+    scores = classifier.score(torch.rand(1, 16, 1, 2, generator=torch.Generator().manual_seed(0)))
+    every = torch.arange(3)
+    (plain,) = scores.maps()
+    before = plain.of(every)
+    (shared,) = scores.maps(torch.tensor([[[True, False]]]), decision=0)
+    (alone,) = scores.maps(torch.tensor([[[True, False]]]), decision=0, alone=True)
+    assert shared.of(every)[0, 0, 0] == alone.of(every)[0, 0, 0] == 1
+    assert torch.equal(shared.of(every)[1:, 0, 0], before[1:, 0, 0])
+    assert alone.of(every)[1:, 0, 0].tolist() == [0, 0]
+    assert torch.equal(shared.of(every)[:, 0, 1], before[:, 0, 1])
+    assert torch.equal(alone.of(every)[:, 0, 1], before[:, 0, 1])
+    for maps in (shared, alone):
+        assert torch.equal(maps.peaks, maps.of(every).amax(dim=(1, 2)))
+
+
+def test_a_patch_exactly_as_sure_as_delta_is_no_background(winners: list[Winners]) -> None:
+    """The rule is "below delta". One window whose patches have one probability, which is then given as delta."""
+    photo = np.full((SHORT, SHORT, 3), 128, np.uint8)
+    words = vocabulary(background=True)
+
+    def label(**settings: Any) -> Winners:
+        labeler, clip = build("dinoiser", 16, **windows(settings))
+        clip.visual.positional_embedding.zero_()  # patches of a plain photo then are all the same
+        torch.nn.init.constant_(labeler._heads.bkg_decoder.bias, -1e4)  # no object anywhere
+        labeler.prepare(words)
+        labeler.label([photo])
+        return winners[-1]
+
+    surest = float(label(objectness="none").confidence.max())
+    assert 0 < surest < 1
+    assert (label(delta=surest).best != 0).all()
+    assert (label(delta=np.nextafter(np.float32(surest), np.float32(1)).item()).best == 0).all()
+
+
+def test_similarities_of_exactly_gamma_pool() -> None:
+    """ "Below gamma set to 0": the cosine of 3:4 and 1:0 is 0.6."""
+    features = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0]]).T[None, :, None]
+    similarity = affinity(features, 0.0)[0]
+    assert similarity[0, 1] == pytest.approx(0.6)
+    exactly, above = float(similarity[0, 1]), float(np.nextafter(np.float32(similarity[0, 1]), np.float32(1)))
+    assert affinity(features, exactly)[0, 0, 1] == similarity[0, 1]
+    assert affinity(features, above)[0, 0, 1] == 0
 
 
 def test_reduced_precision_stays_inside_the_networks() -> None:

@@ -175,6 +175,7 @@ def dinoiser(
     background: int | None = None,
     gamma: float = 0.2,
     delta: float = 0.99,
+    background_patch: str = "shared",
     window: int = 448,
     stride: int = 224,
     short_side: int = 448,
@@ -185,6 +186,7 @@ def dinoiser(
     """affinity: clip | dino | clip-keys; objectness: head | found | none.
 
     background: the class that patches without an object go to; None where filtering is off.
+    background_patch: such a patch gives it probability 1; the other classes keep theirs (shared) or get 0 (alone).
     """
 
     def on_window(pixels: Array) -> tuple[Array, Size]:
@@ -208,7 +210,8 @@ def dinoiser(
             theta = on_grid(soft.reshape(-1, 1), (soft.shape[0], soft.shape[1]), states.grid)[:, 0]
         for patch in range(len(probabilities)):
             if probabilities[patch].max() < delta and not theta[patch] > 0.5:
-                probabilities[patch] = 0.0
+                if background_patch == "alone":
+                    probabilities[patch] = 0.0
                 probabilities[patch, background] = 1.0
         return probabilities, states.grid
 
