@@ -177,6 +177,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return {str(name): _convert(item, arguments[1], f"{where}.{name}") for name, item in value.items()}
     if kind is Any:
         return value
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return parameters_from(kind, value, where)
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return float(value)  # YAML reads 1e-3 as text

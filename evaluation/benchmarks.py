@@ -30,6 +30,20 @@ COLUMNS = ("method", "mIoU %", "the paper's mIoU %", "difference", "photos")
 
 
 @dataclass(frozen=True)
+class Departure:
+    """What the paper of one labeler did otherwise than the benchmark says.
+
+    prompts:    class -> the name that the networks were asked for.
+    truth:      of the forms of truth, the `files` of the one to look for first.
+    short_side: truth and labels are scored at this short side (nearest pixel); at the photo's size where None.
+    """
+
+    prompts: dict[str, str] = field(default_factory=dict)
+    truth: str | None = None
+    short_side: int | None = None
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """As its YAML file says it.
 
@@ -39,6 +53,7 @@ class Benchmark:
                 that is there counts.
     split:      files that list the photos' keys; none where all photos in the folder count.
     settings:   by labeler, what differs from its defaults.
+    departures: by labeler; `measured_for` applies them.
     paper:      mIoU in % by labeler, as the papers give it with their weights.
     """
 
@@ -51,18 +66,34 @@ class Benchmark:
     split: tuple[str, ...] = ()
     background: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    departures: dict[str, Departure] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
+    departure: Departure = Departure()
 
     def __post_init__(self) -> None:
         if self.background != (self.classes[0] == BACKGROUND_NAME):
             raise ValueError(f"background: expected the first class to be {BACKGROUND_NAME!r} where it is true")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: expected every name once")
+        for departure in self.departures.values():
+            if strange := [name for name in departure.prompts if name not in self.classes]:
+                raise ValueError(f"departures: prompts: {strange[0]!r} is none of the classes")
+            if departure.truth not in (None, *(form.files for form in self.truth)):
+                raise ValueError(f"departures: truth: {departure.truth!r} is none of the forms of truth")
+
+    def measured_for(self, labeler: str) -> Benchmark:
+        """The benchmark as this labeler's paper measured on it, so that scores compare with the paper's."""
+        departure = self.departures.get(labeler, Departure())
+        truth = sorted(self.truth, key=lambda form: form.files != departure.truth)
+        return replace(self, departure=departure, truth=tuple(truth))
 
     @property
     def vocabulary(self) -> Vocabulary:
         """One name per class, without expansion."""
-        entries = (ClassEntry(name, (name,), background=name == BACKGROUND_NAME) for name in self.classes)
+        prompts = self.departure.prompts
+        entries = (
+            ClassEntry(name, (prompts.get(name, name),), background=name == BACKGROUND_NAME) for name in self.classes
+        )
         return Vocabulary(tuple(entries), source=f"benchmark {self.name}")
 
     def settings_of(self, labeler: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,9 +173,13 @@ class BenchmarkResult:
 
 
 def score(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | None = None) -> BenchmarkResult:
-    """Scores a run over the benchmark's photos; with `subset` only these many of them count."""
+    """Scores a run over the benchmark's photos; with `subset` only these many of them count.
+
+    benchmark: as it is `measured_for` the run's labeler.
+    """
     _refuse_other_classes(benchmark, run)
-    evaluation = evaluate_run(run, benchmark_truth(benchmark, dataset, run, subset))
+    truth = benchmark_truth(benchmark, dataset, run, subset)
+    evaluation = evaluate_run(run, truth, short_side=benchmark.departure.short_side)
     if subset is not None:
         evaluation = replace(evaluation, without_truth=0)  # the others have truth, but are not asked for
     pack = str((run.manifest.pack or {}).get("name", ""))

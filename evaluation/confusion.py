@@ -22,6 +22,9 @@ METRICS = ("miou",)
 CHUNK_PIXELS = 1 << 18
 """Pixels counted at a time: keeps the memory of `update` small, whatever the photo's size."""
 
+LONGEST_SIDE = 2048
+"""Of what is scored at another size than the photo's."""
+
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
@@ -118,8 +121,13 @@ class Evaluation:
     notes: tuple[str, ...]
 
 
-def evaluate_run(run: RunReader, truth: Truth, metrics: Sequence[str] = METRICS) -> Evaluation:
-    """Scores every labelled photo of the run that has truth, one photo in memory at a time."""
+def evaluate_run(
+    run: RunReader, truth: Truth, metrics: Sequence[str] = METRICS, short_side: int | None = None
+) -> Evaluation:
+    """Scores every labelled photo of the run that has truth, one photo in memory at a time.
+
+    short_side: truth and labels are brought to it before they are compared; None compares them as they are.
+    """
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise ConfigError(f"no metric {unknown[0]!r}; known are {', '.join(METRICS)}")
     matrix = ConfusionMatrix(truth.names)
@@ -130,7 +138,9 @@ def evaluate_run(run: RunReader, truth: Truth, metrics: Sequence[str] = METRICS)
         elif (mask := truth.mask(record.path, record.size)) is None:
             without_truth += 1
         else:
-            matrix.update(mask, record.prediction().class_map(), ignore=IGNORE)
+            side = min(record.size) if short_side is None else short_side
+            labels = record.prediction().class_map()
+            matrix.update(at_short_side(mask, side), at_short_side(labels, side), ignore=IGNORE)
             images += 1
     if not images:
         raise TruthError(
@@ -147,8 +157,21 @@ def evaluate_run(run: RunReader, truth: Truth, metrics: Sequence[str] = METRICS)
         without_truth=without_truth,
         failed=failed,
         unused_truth=truth.unused,
-        notes=(*truth.notes, *_notes(run, truth, matrix, scores)),
+        notes=(*truth.notes, *_notes(run, truth, matrix, scores, short_side)),
     )
+
+
+def at_short_side(labels: NDArray[np.integer], side: int) -> NDArray[np.integer]:
+    """H x W labels with another short side, or with LONGEST_SIDE as the long one where that is smaller; nearest pixel.
+
+    As the papers' code resizes truth: row i is row floor(i * old / new).
+    """
+    if side == min(labels.shape):
+        return labels
+    scale = min(side / min(labels.shape), LONGEST_SIDE / max(labels.shape))
+    sizes = ((old, max(int(old * scale + 0.5), 1)) for old in labels.shape)
+    rows, columns = (np.arange(new) * old // new for old, new in sizes)
+    return labels[rows][:, columns]
 
 
 def mean(values: Shares) -> float:
@@ -157,8 +180,10 @@ def mean(values: Shares) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def _notes(run: RunReader, truth: Truth, matrix: ConfusionMatrix, scores: Scores) -> list[str]:
+def _notes(run: RunReader, truth: Truth, matrix: ConfusionMatrix, scores: Scores, short_side: int | None) -> list[str]:
     notes = []
+    if short_side is not None:
+        notes.append(f"Truth and labels are scored at a short side of {short_side} px, as in the labeler's paper.")
     if run.manifest.state != "complete":
         notes.append(
             f"The run is not complete (its state is {run.manifest.state!r}): only photos labelled so far count."

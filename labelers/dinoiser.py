@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.models.backbone import to_whole_patches
 from annotator.models.clip import DenseFeatures
 from annotator.models.heads import affinity, guided_pooling, to_grid
 from annotator.models.packs import Networks
@@ -64,11 +65,14 @@ class Dinoiser(WindowLabeler):
         return scores.maps(decided=unsure & ~foreground, decision=background, alone=alone)
 
     def _affinity(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
-        """A, B x P x P: from the trained g, from DINO's values (its teacher) or from CLIP's own keys."""
+        """A, B x P x P: from the trained g, from DINO's values (its teacher) or from CLIP's own keys.
+
+        Teachers see windows that are padded with black, as the heads' training did.
+        """
         if self._parameters.affinity == "clip-keys":
             features = clip.keys
         elif self._dino is not None:
-            attention = self._dino.last_attention(windows)
+            attention = self._dino.last_attention(to_whole_patches(windows, self._dino.patch_size))
             values = F.normalize(attention.as_map(attention.values), dim=1)
             features = to_grid(values, clip.maskclip)
         else:
@@ -79,6 +83,7 @@ class Dinoiser(WindowLabeler):
     def _foreground(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
         """B x h x w bool: where the trained h, or FOUND (its teacher), sees an object."""
         if self._found is not None:
-            return to_grid(self._found.objectness(windows)[:, None], clip.maskclip)[:, 0] > 0.5
+            padded = to_whole_patches(windows, self._found.dino.patch_size)
+            return to_grid(self._found.objectness(padded)[:, None], clip.maskclip)[:, 0] > 0.5
         assert self._heads is not None
         return self._heads.objectness(clip.intermediate) > 0.5

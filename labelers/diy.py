@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.models.classifier import LOGIT_SCALE, NameClassifier
+from annotator.models.masked_clip import to_square
 from annotator.models.packs import Networks
 from annotator.models.upsample import CLASSES_AT_ONCE, Winners, upsampled_winners
 from annotator.models.windows import WindowPlan, in_fixed_batches, to_canvas
@@ -29,7 +30,8 @@ class DiyParameters:
     scales: tuple[int, ...]
     image_side: int
     objectness: Literal["found", "found-bkg", "none"]
-    objectness_side: int
+    objectness_side: int | None
+    upsample: Literal["probabilities", "labels"]
     threshold: float
 
     def __post_init__(self) -> None:
@@ -58,11 +60,11 @@ class Diy:
         self._parameters = parameters
         self._clip = networks.clip
         self._found = networks.found if parameters.objectness != "none" else None
-        self._objectness_plan = WindowPlan(short_side=parameters.objectness_side)
 
     @property
     def working_side(self) -> int | None:
-        return max(self._parameters.image_side, self._parameters.objectness_side)
+        side = self._parameters.objectness_side
+        return None if side is None else max(self._parameters.image_side, side)
 
     def prepare(self, vocabulary: Vocabulary | None) -> None:
         assert vocabulary is not None
@@ -82,6 +84,8 @@ class Diy:
         square = to_canvas(image, (side, side), self._networks.device)
         weight = None if self._found is None else self._objectness(image, size)
         maps = _PixelClasses(self._classify_patches(square), side, weight, self._background)
+        if self._parameters.upsample == "labels":
+            return upsampled_winners(maps.of, maps.peaks(), (side, side)).nearest(size)
         return upsampled_winners(maps.of, maps.peaks(), size)
 
     def _classify_patches(self, square: Tensor) -> list[Tensor]:
@@ -98,7 +102,7 @@ class Diy:
         patches = square.unfold(1, scale, scale // 2).unfold(2, scale, scale // 2)  # 3 x n x n x scale x scale
         for some in patches.permute(1, 2, 0, 3, 4).flatten(0, 1).split(self._networks.crops_at_once):
             with stage("preprocess"):
-                resized = F.interpolate(some, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+                resized = to_square(some, side)
             yield resized
 
     def _classify(self, crops: Tensor) -> Tensor:
@@ -106,18 +110,24 @@ class Diy:
         return self._classifier.cosines(self._clip.embed(crops))
 
     def _objectness(self, image: Image, size: Size) -> Tensor:
-        """Theta, side x side in [0, 1]."""
+        """Theta, side x side in [0, 1]. What is upsampled to pixels are FOUND's logits, as its authors do."""
         assert self._found is not None
-        canvas = to_canvas(image, self._objectness_plan.resized(size), self._networks.device)[None]
-        network = self._found.objectness if self._parameters.objectness == "found" else self._found.seed_objectness
-        grid = network(canvas)[:, None].float()
-        patch = self._found.dino.patch_size
-        padded = F.interpolate(
-            grid, size=(grid.shape[2] * patch, grid.shape[3] * patch), mode="bilinear", align_corners=False
-        )
-        theta = padded[:, :, : canvas.shape[2], : canvas.shape[3]]
+        plan = WindowPlan(short_side=self._parameters.objectness_side or min(size))
+        canvas = to_canvas(image, plan.resized(size), self._networks.device)[None]
+        if self._parameters.objectness == "found":
+            theta = self._upsampled(self._found.logits(canvas), canvas).sigmoid()
+        else:
+            theta = self._upsampled(self._found.seed_objectness(canvas), canvas)
         side = self._parameters.image_side
         return F.interpolate(theta, size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+
+    def _upsampled(self, grid: Tensor, canvas: Tensor) -> Tensor:
+        """B x h x w of patches -> B x 1 x H x W of the canvas's pixels, without the padding."""
+        assert self._found is not None
+        patch = self._found.dino.patch_size
+        size = (grid.shape[1] * patch, grid.shape[2] * patch)
+        padded = F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)
+        return padded[:, :, : canvas.shape[2], : canvas.shape[3]]
 
 
 class _PixelClasses:

@@ -65,7 +65,7 @@ def benchmark(
     from annotator.run import open_run
     from evaluation.benchmarks import complete, load_benchmark, score, write_benchmark
 
-    chosen = load_benchmark(name)
+    chosen = load_benchmark(name).measured_for(labeler)
     dataset = complete(chosen, data)
     config = config_of(
         chosen,
@@ -121,7 +121,10 @@ def config_of(
 
 
 def prepare(chosen: Benchmark, dataset: Dataset, config: RunConfig, subset: int | None = None) -> Job:
-    """A pipeline job over the benchmark's photos and classes; a subset shares its run folder with the whole."""
+    """A pipeline job over the benchmark's photos and classes; a subset shares its run folder with the whole.
+
+    chosen: as it is `measured_for` the labeler.
+    """
     from annotator import pipeline
     from annotator.errors import ConfigError
     from labelers.base import find

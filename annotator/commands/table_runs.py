@@ -56,7 +56,9 @@ class TableMaker:
         runs = [(row, name, metrics) for row, name, metrics in preset.runs() if name in there]
         for number, (row, name, metrics) in enumerate(runs, 1):
             console.status(f"{number} of {len(runs)}: {row.name} on {name}")
-            table.cells[row.name, name] = self._cell(row, benchmarks[name], there[name], metrics)
+            benchmark = benchmarks[name].measured_for(row.labeler)
+            dataset = there[name] if benchmark == benchmarks[name] else benchmark.find(self.data)
+            table.cells[row.name, name] = self._cell(row, benchmark, dataset, metrics)
         return table
 
     def _cell(self, row: Row, benchmark: Benchmark, dataset: Dataset, metrics: Sequence[str]) -> Cell:

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Precision = Literal["fp32", "bf16"]
 
@@ -29,3 +30,9 @@ class Backbone(nn.Module):
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def to_whole_patches(images: Tensor, patch: int) -> Tensor:
+    """B x C x H x W with zeros to the right and below, until both sides are whole patches."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % patch, 0, -height % patch))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from annotator.models.backbone import Backbone
+from annotator.models.backbone import Backbone, to_whole_patches
 from annotator.models.compat import prepare_torchvision
 from annotator.models.text_cache import TextCache
 from annotator.models.weights import load_strict
@@ -71,9 +71,7 @@ class DenseClip(Backbone):
 
     def normalise(self, images: Tensor) -> Tensor:
         """B x 3 x H x W RGB in [0, 1] -> padded right/bottom with zeros to whole patches, then mean/std."""
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return (padded - self.mean) / self.std
+        return (to_whole_patches(images, self.patch_size) - self.mean) / self.std
 
     def dense(self, images: Tensor) -> DenseFeatures:
         """B x 3 x H x W RGB in [0, 1] -> per-patch features, in one forward pass without the last attention."""
@@ -148,13 +146,19 @@ def attend(layer: Any, x: Tensor, asking: int | None = None) -> Tensor:
     return layer.out_proj(attended.transpose(1, 2).flatten(2))
 
 
-def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(1 + g*g) x D position embeddings -> (1 + h*w) x D: patches bicubically, the class token's row kept."""
+def resize_positions(positions: Tensor, grid: tuple[int, int], offset: float = 0.0) -> Tensor:
+    """(1 + g*g) x D position embeddings -> (1 + h*w) x D: patches bicubically, the class token's row kept.
+
+    offset: in patches; the square is scaled by (h + offset) / g and (w + offset) / g.
+    """
     side = round((len(positions) - 1) ** 0.5)
     if grid == (side, side):
         return positions
     patches = positions[1:].T.reshape(1, -1, side, side).float()
-    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    target: Any = {"size": grid}
+    if offset:
+        target = {"scale_factor": ((grid[0] + offset) / side, (grid[1] + offset) / side)}
+    resized = F.interpolate(patches, **target, mode="bicubic", align_corners=False)
     return torch.cat([positions[:1], resized.flatten(2)[0].T.to(positions.dtype)])
 
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from annotator.models.backbone import Backbone
+from annotator.models.backbone import Backbone, to_whole_patches
 from annotator.models.clip import resize_positions
 from annotator.models.compat import prepare_torchvision
 from annotator.models.weights import load_strict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+POSITION_OFFSET = 0.1
+"""DINO's own code scales its positions by (patches + 0.1) / trained patches, to be safe from rounding. That shifts them
+a little, and FOUND's decoder and CLIP-DINOiser's heads were trained on the result."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class LastAttention:
 
 
 class Dino(Backbone):
-    """A timm VisionTransformer, run up to its last q/k/v. Any input size: positions are resized."""
+    """A timm VisionTransformer, run up to its last q/k/v. Any input size: positions are resized.
+
+    position_offset: see `annotator.models.clip.resize_positions`.
+    """
 
     vit: Any
     mean: Tensor
@@ -47,9 +52,14 @@ class Dino(Backbone):
     forward_passes = ("last_attention",)
 
     def __init__(
-        self, vit: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        self,
+        vit: nn.Module,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        position_offset: float = POSITION_OFFSET,
     ) -> None:
         super().__init__()
+        self.position_offset = position_offset
         self.vit = vit.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -57,14 +67,13 @@ class Dino(Backbone):
         self.width: int = self.vit.embed_dim
 
     def last_attention(self, images: Tensor) -> LastAttention:
-        """B x 3 x H x W RGB in [0, 1]; padded right/bottom with zeros to whole patches, then mean/std."""
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        """B x 3 x H x W RGB in [0, 1]; mean/std, then zeros (the mean colour) right/bottom up to whole patches."""
+        padded = to_whole_patches((images - self.mean) / self.std, self.patch_size)
         with self.autocast(images.device):
-            patches = self.vit.patch_embed.proj((padded - self.mean) / self.std)  # B x D x h x w
+            patches = self.vit.patch_embed.proj(padded)  # B x D x h x w
             grid = (patches.shape[-2], patches.shape[-1])
             x = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
-            x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid))
+            x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid, self.position_offset))
             for block in self.vit.blocks[:-1]:
                 x = block(x)
             attention = self.vit.blocks[-1].attn

@@ -22,11 +22,14 @@ class Found(nn.Module):
 
     def objectness(self, images: Tensor) -> Tensor:
         """B x 3 x H x W RGB in [0, 1] -> B x h x w, soft; above 0.5 is foreground."""
+        return self.logits(images).sigmoid()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The same before the sigmoid."""
         if self.decoder is None:
             raise ValueError("Expected a FOUND decoder, but this one was built without; use `seed_objectness`")
         attention = self.dino.last_attention(images)
-        logits = self.decoder(attention.as_map(attention.keys))
-        return logits[:, 0].float().sigmoid()
+        return self.decoder(attention.as_map(attention.keys))[:, 0].float()
 
     def seed_objectness(self, images: Tensor) -> Tensor:
         """The training-free form: B x 3 x H x W -> B x h x w, 1 where a patch is unlike the background seed."""

@@ -68,7 +68,7 @@ class SegmentEmbedder:
         self._masked_blocks = blocks[first - 1 :]
         if options.baseline != "crop-and-mask":
             with clip.autocast(image.device):
-                x, self._grid = clip.tokens(clip.normalise(to_square(image, clip.image_size)[None]))
+                x, self._grid = clip.tokens(clip.normalise(to_square(image[None], clip.image_size)))
                 for block in blocks[: first - 1]:
                     x = block(x)
             self._shared = x  # 1 x T x D
@@ -130,8 +130,8 @@ class SegmentEmbedder:
             full = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0]
             alone = full * self._image + (1 - full) * self._clip.mean[0]
             (y0, y1), (x0, x1) = (_extent(full.amax(dim=axis)) for axis in (1, 0))
-            crops.append(to_square(alone[:, y0:y1, x0:x1], self._clip.image_size))
-        return self._clip.embed(torch.stack(crops))
+            crops.append(to_square(alone[None, :, y0:y1, x0:x1], self._clip.image_size))
+        return self._clip.embed(torch.cat(crops))
 
 
 def first_masked_layer(depth: int, chosen: int | None) -> int:
@@ -152,11 +152,12 @@ def _extent(present: Tensor) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(present))
 
 
-def to_square(image: Tensor, side: int) -> Tensor:
-    """3 x H x W -> 3 x side x side, the ratio given up, as CLIP's class token was trained; bicubic, antialiased."""
-    if image.shape[1:] == (side, side):
-        return image
-    return F.interpolate(image[None], size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)[0]
+def to_square(images: Tensor, side: int) -> Tensor:
+    """B x 3 x H x W -> B x 3 x side x side, the ratio given up, as CLIP's class token was trained: bicubic with
+    antialiasing, whose kernel is Pillow's. Without it pixels differ by up to 25 of 255."""
+    if images.shape[2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def area_average(masks: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -104,4 +104,4 @@ def load_mini_dino(state: Mapping[str, Tensor], stem_state: Mapping[str, Tensor]
     fixed = {f"patch_embed.proj.stem.{name}": tensor for name, tensor in stem.state_dict().items()}
     load_strict(vit, {**state, **fixed}, role="dino", what="mini-dino")
     stem.fold()
-    return Dino(vit, IMAGE_MEAN, IMAGE_STD)
+    return Dino(vit, IMAGE_MEAN, IMAGE_STD, position_offset=0.0)  # as it was trained: `MiniDino.tokens`

@@ -148,7 +148,8 @@ def _with_stride(dino: Dino, stride: int) -> Dino:
     vit.patch_embed = _shallow(vit.patch_embed)
     vit.patch_embed.proj = _shallow(vit.patch_embed.proj)
     vit.patch_embed.proj.stride = (stride, stride)
-    strided = Dino(vit, dino.mean.flatten().tolist(), dino.std.flatten().tolist()).to(dino.mean.device)
+    mean, std = dino.mean.flatten().tolist(), dino.std.flatten().tolist()
+    strided = Dino(vit, mean, std, dino.position_offset).to(dino.mean.device)
     strided.precision = dino.precision
     return strided
 

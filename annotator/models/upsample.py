@@ -34,6 +34,11 @@ class Winners:
     best: NDArray[np.int32]
     confidence: NDArray[np.float32]
 
+    def nearest(self, size: tuple[int, int]) -> Winners:
+        """At another size: row i is this one's floor(i * height / new height), columns alike."""
+        rows, columns = (np.arange(new) * old // new for new, old in zip(size, self.best.shape, strict=True))
+        return Winners(self.best[rows][:, columns], self.confidence[rows][:, columns])
+
 
 def bilinear(source: int, target: int) -> Tensor:
     """target x source weights, float64: what `F.interpolate(..., align_corners=False)` does along one side."""

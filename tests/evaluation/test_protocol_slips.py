@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers_miniatures import (
     ADE,
     CONTEXT59,
@@ -26,10 +27,12 @@ from helpers_miniatures import (
 )
 from PIL import Image
 from scipy.io import savemat
+from torch.nn import functional as F
 
 from annotator.models.windows import WindowPlan
 from annotator.vocabulary import ClassEntry, Vocabulary
 from evaluation.benchmarks import PROTOCOL, available, complete, load_benchmark, score
+from evaluation.confusion import at_short_side
 from evaluation.layouts import Pattern
 from evaluation.matching import IGNORE, TruthError
 from labelers.base import default_parameters, find, resolve_parameters
@@ -294,3 +297,68 @@ def test_damaged_truth_is_refused(tmp_path: Path) -> None:
     assert truth is not None
     with pytest.raises(TruthError, match="expected one channel of class indices, but found RGB"):
         truth.mask("2007_000033", (2, 3))
+
+
+# CLIP-DIY measured otherwise than the others
+
+
+def test_diy_is_measured_as_its_paper_measured() -> None:
+    """Its own names of three classes, FOUND at the photo's own size, labels brought up by nearest, truth at 448."""
+    voc, coco = (load_benchmark(name).measured_for("diy") for name in ("voc21", "coco-object"))
+    for benchmark, renamed in (
+        (voc, {"dining table": ("diningtable",), "tvmonitor": ("tv/monitor",)}),
+        (coco, {"aeroplane": ("airplane",)}),
+    ):
+        assert benchmark.vocabulary.names == benchmark.classes
+        prompts = {entry.name: entry.prompts for entry in benchmark.vocabulary.entries}
+        assert prompts == {**{name: (name,) for name in benchmark.classes}, **renamed}
+        assert benchmark.departure.short_side == 448
+        settings = benchmark.settings_of("diy", default_parameters("diy"))
+        found = resolve_parameters("diy", settings)
+        assert (found.objectness_side, found.upsample) == (None, "labels")
+
+
+@pytest.mark.parametrize("labeler", ["maskclip", "dinoiser", "a third party's"])
+@pytest.mark.parametrize("name", ["voc21", "coco-object"])
+def test_other_labelers_are_measured_as_the_benchmark_says(name: str, labeler: str) -> None:
+    benchmark = load_benchmark(name)
+    assert benchmark.measured_for(labeler) == benchmark
+
+
+def test_diys_coco_truth_is_painted_from_instances(tmp_path: Path) -> None:
+    """Where both forms are there, the others take stuffthingmaps."""
+    MINIATURES["coco-object from maps"].build(tmp_path)
+    MINIATURES["coco-object from instances"].build(tmp_path)
+    benchmark = load_benchmark("coco-object")
+    sources = [each.find(tmp_path).truth for each in (benchmark, benchmark.measured_for("diy"))]
+    assert [found.source.relative_to(tmp_path).parts[0] for found in sources if found] == [
+        "stuffthingmaps",
+        "annotations",
+    ]
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (640, 480), (100, 1000), (448, 600)])
+def test_truth_is_brought_to_a_short_side_by_nearest(size: tuple[int, int]) -> None:
+    """As torch's nearest does it; ratio kept, long side at most 2048: 100 x 1000 becomes 205 x 2048."""
+    labels = np.random.default_rng(0).integers(0, 255, size).astype(np.uint16)
+    found = at_short_side(labels, 448)
+    expected = {(375, 500): (448, 597), (500, 375): (597, 448), (640, 480): (597, 448), (100, 1000): (205, 2048)}
+    assert found.shape == expected.get(size, size)
+    theirs = F.interpolate(torch.from_numpy(labels.astype(np.float32))[None, None], found.shape)
+    assert (found == theirs[0, 0].numpy()).mean() > 0.99  # torch rounds the scale to float32
+
+
+def test_scores_at_a_short_side_say_so(make_run: Callable, tmp_path: Path) -> None:
+    """One small photo of a few pixels, each of which becomes a square of many: shares stay as they were."""
+    benchmark = load_benchmark("voc21")
+    answers = dict([next(iter(VOC21.build(tmp_path / "data").items()))])
+    dataset = complete(benchmark, tmp_path / "data")
+    run, other_run = (make_run(answers, each.vocabulary) for each in (benchmark.measured_for("diy"), benchmark))
+    found, plain = (
+        score(each, dataset, each_run).evaluation
+        for each, each_run in ((benchmark.measured_for("diy"), run), (benchmark, other_run))
+    )
+    assert "short side of 448 px" in " ".join(found.notes)
+    assert "short side" not in " ".join(plain.notes)
+    assert found.matrix.counts.sum() > 1000 * plain.matrix.counts.sum()
+    assert found.scores.miou == pytest.approx(plain.scores.miou, abs=1e-9)

@@ -166,8 +166,10 @@ def test_dinoiser(
 
 @pytest.mark.parametrize("objectness", ["found", "found-bkg", "none"])
 @pytest.mark.parametrize("scales", [(64, 32, 16), (64,), (32, 16)])
-def test_diy(objectness: str, scales: tuple[int, ...], winners: list[Winners]) -> None:
-    settings = {"scales": scales, "image_side": 64, "objectness": objectness, "objectness_side": 61}
+@pytest.mark.parametrize(("side", "upsample"), [(61, "probabilities"), (None, "labels")])
+def test_diy(objectness: str, scales: tuple[int, ...], side: int | None, upsample: str, winners: list[Winners]) -> None:
+    settings = {"scales": scales, "image_side": 64, "objectness": objectness, "objectness_side": side}
+    settings["upsample"] = upsample
     labeler, clip = build("diy", 16, **settings)
     words = vocabulary(background=True)
     labeler.prepare(words)
@@ -183,7 +185,8 @@ def test_diy(objectness: str, scales: tuple[int, ...], winners: list[Winners]) -
         objectness=objectness,
         canvas=64,
         scales=scales,
-        objectness_side=61,
+        objectness_side=side,
+        upsample=upsample,
     )
     labeler.label([photo])
     check(winners[0], probabilities)

@@ -8,8 +8,10 @@ import torch
 from reference import networks, vit
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
-from annotator.models.dino import Dino, load_timm_dino
+from annotator.models.clip import resize_positions
+from annotator.models.dino import POSITION_OFFSET, Dino, load_timm_dino
 from annotator.models.weights import read_state
 
 
@@ -62,6 +64,29 @@ def test_any_size_equals_the_reference(size: tuple[int, int]) -> None:
         np.testing.assert_allclose(per_head_as_rows(ours), theirs, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found.class_attention[0], expected.class_attention, rtol=0, atol=1e-5)
     assert torch.equal(dino.vit.pos_embed, positions)
+
+
+def test_padding_has_the_mean_colour() -> None:
+    """FOUND pads after mean/std: a photo of the mean colour looks the same padded or at the whole size."""
+    dino = Dino(networks.timm_vit().float())
+    mean = torch.tensor(vit.IMAGENET_MEAN)[None, :, None, None]
+    padded, whole = (dino.last_attention(mean.expand(1, 3, *size)) for size in ((33, 50), (40, 56)))
+    torch.testing.assert_close(padded.keys, whole.keys, rtol=0, atol=1e-6)
+    torch.testing.assert_close(padded.class_attention, whole.class_attention, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(5, 3), (9, 30), (4, 4)])
+def test_positions_are_scaled_as_dinos_own_code_does(grid: tuple[int, int]) -> None:
+    """By (patches + 0.1) / trained patches; at the trained size they stay. Against torch's interpolation."""
+    square = torch.rand(1 + 16, 24, generator=torch.Generator().manual_seed(0))
+    found = resize_positions(square, grid, POSITION_OFFSET)
+    scales = tuple((length + 0.1) / 4 for length in grid)
+    expected = F.interpolate(square[1:].T.view(1, 24, 4, 4), scale_factor=scales, mode="bicubic")
+    if grid == (4, 4):
+        expected = square[1:].T.view(1, 24, 4, 4)
+    assert expected.shape[2:] == grid
+    torch.testing.assert_close(found[1:], expected.flatten(2)[0].T)
+    assert torch.equal(found[0], square[0])
 
 
 def test_maps_keep_heads_side_by_side_and_rows_in_order() -> None:

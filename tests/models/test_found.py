@@ -50,6 +50,7 @@ def test_decoder_by_hand() -> None:
     found = Found(FixedDino(), decoder).objectness(torch.zeros(1, 3, 8, 32))
     logits = [1.5 + 2 + 0.5, -0.75 + 1 + 0.5, -2.25 + 0.5, 1.5 + 1 + 0.5]
     np.testing.assert_allclose(found, [[[1 / (1 + math.exp(-logit)) for logit in logits]]], atol=1e-6)
+    assert Found(FixedDino(), decoder).logits(torch.zeros(1, 3, 8, 32)).tolist() == [[logits]]
 
 
 def test_published_decoder_format(tmp_path: Path) -> None:

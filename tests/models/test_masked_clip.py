@@ -139,7 +139,7 @@ def test_a_segment_that_is_cut_out(clip: DenseClip) -> None:
     mask = np.zeros((24, 24))
     mask[8:16, 4:12], mask[10:14, 12:20] = 1, 1
     cut = np.where(mask[..., None] == 1, pixels, np.array(vit.CLIP_MEAN))[8:16, 4:20]
-    square = to_square(as_tensor(cut), SIDE)
+    square = to_square(as_tensor(cut)[None], SIDE)[0]
     expected = F.normalize(clip.embed(square[None]), dim=1)
     options = SegmentOptions(baseline="crop-and-mask")
     found = embed_segments(clip, as_tensor(pixels), torch.from_numpy(mask)[None], options)
@@ -154,7 +154,7 @@ def test_photos_of_other_sizes_become_clips_square(clip: DenseClip) -> None:
     image = torch.rand(3, 50, 90, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 50, 90)
     mask[:, 10:, 30:] = 1
-    expected = embed_segments(clip, to_square(image, SIDE), mask)
+    expected = embed_segments(clip, to_square(image[None], SIDE)[0], mask)
     torch.testing.assert_close(embed_segments(clip, image, mask), expected, rtol=0, atol=0)
     assert embed_segments(clip, torch.rand(3, 1, 1), torch.ones(1, 1, 1)).isfinite().all()
 

@@ -54,7 +54,7 @@ def test_equals_a_plain_forward_pass(depth: int, size: tuple[int, int], stem_sta
     found = load_mini_dino(state, stem_state).last_attention(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])
 
     weights = {name: value.double().numpy() for name, value in state.items()}
-    fine, coarse = stem_maps((pad_to_multiple(pixels, 16) - 0.5) / 0.5, stem_state)
+    fine, coarse = stem_maps(pad_to_multiple((pixels - 0.5) / 0.5, 16), stem_state)
     grid = (fine.shape[0], fine.shape[1])
     assert found.grid == grid == (-(-size[0] // 16), -(-size[1] // 16))
     parts = []
@@ -62,7 +62,7 @@ def test_equals_a_plain_forward_pass(depth: int, size: tuple[int, int], stem_sta
         kernel, bias = vit.layer(weights, f"patch_embed.proj.{name}")
         parts.append(resize(maps @ kernel[:, :, 0, 0].T + bias, grid).reshape(grid[0] * grid[1], -1))
     tokens = np.concatenate([weights["cls_token"][0], np.concatenate(parts, axis=1)])
-    tokens = tokens + vit.resized_positions(weights["pos_embed"][0], grid)
+    tokens = tokens + vit.resized_positions(weights["pos_embed"][0], grid, 0.0)
     dino = vit.Dino(weights, heads=HEADS)
     for index in range(depth - 1):
         block = vit.dino_block(dino, index)

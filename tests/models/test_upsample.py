@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.models import upsample
-from annotator.models.upsample import bilinear, upsampled_winners
+from annotator.models.upsample import Winners, bilinear, upsampled_winners
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 5), (7, 7), (28, 448), (448, 1000), (31, 8)])
@@ -99,3 +99,15 @@ def test_memory_does_not_grow_with_classes() -> None:
     """500 classes at 700 x 700 would be 1 GB at once; they cost little more than one class does."""
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=True)
     assert int(result.stdout) < 150e6
+
+
+def test_nearest_is_torchs_nearest() -> None:
+    """Index floor(i * old / new), larger and smaller."""
+    best = np.arange(6 * 5, dtype=np.int32).reshape(6, 5)
+    held = Winners(best, best.astype(np.float32) / 30)
+    for size in ((13, 11), (4, 3), (6, 5)):
+        found = held.nearest(size)
+        expected = F.interpolate(torch.from_numpy(best)[None, None].float(), size=size, mode="nearest")[0, 0]
+        np.testing.assert_array_equal(found.best, expected)
+        np.testing.assert_allclose(found.confidence, expected / 30, rtol=1e-6)
+        assert (found.best.dtype, found.confidence.dtype) == (np.int32, np.float32)

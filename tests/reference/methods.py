@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from reference.image_ops import (
     Array,
     Size,
+    antialiased,
     class_map,
     fitted_size,
+    nearest,
     pad_to_multiple,
     resize,
     to_unit_range,
@@ -155,8 +157,8 @@ def on_grid(features: Array, grid: Size, target: Size) -> Array:
 
 
 def dino_values(pixels: Array, dino: Dino, grid: Size) -> Array:
-    """N x C: DINO's normalised value embeddings on CLIP's grid."""
-    seen = dino_features(pixels, dino)
+    """N x C: DINO's normalised value embeddings on CLIP's grid. A teacher sees pixels that are padded first."""
+    seen = dino_features(pad_to_multiple(pixels, dino.patch), dino)
     return on_grid(unit(seen.value), seen.grid, grid)
 
 
@@ -206,7 +208,7 @@ def dinoiser(
         if objectness == "head":
             theta = head_objectness(inner, heads)
         else:
-            soft = found(pixels, found_dino, decoder)
+            soft = found(pad_to_multiple(pixels, found_dino.patch), found_dino, decoder)
             theta = on_grid(soft.reshape(-1, 1), (soft.shape[0], soft.shape[1]), states.grid)[:, 0]
         for patch in range(len(probabilities)):
             if probabilities[patch].max() < delta and not theta[patch] > 0.5:
@@ -218,11 +220,16 @@ def dinoiser(
     return slide(image, on_window, clip.patch, window, stride, short_side, max_long, size)
 
 
-def found(pixels: Array, dino: Dino, decoder: Weights) -> Array:
-    """pixels: H x W x 3 in [0,1] -> objectness in [0,1] on DINO's grid of patches."""
+def found_logits(pixels: Array, dino: Dino, decoder: Weights) -> Array:
+    """pixels: H x W x 3 in [0,1] -> the decoder's output on DINO's grid of patches."""
     seen = dino_features(pixels, dino)
     weight, bias = np.asarray(decoder["weight"], np.float64), np.asarray(decoder["bias"], np.float64)
-    return np.array([sigmoid(float(weight[0, :, 0, 0] @ key + bias[0])) for key in seen.key]).reshape(seen.grid)
+    return np.array([float(weight[0, :, 0, 0] @ key + bias[0]) for key in seen.key]).reshape(seen.grid)
+
+
+def found(pixels: Array, dino: Dino, decoder: Weights) -> Array:
+    """pixels: H x W x 3 in [0,1] -> objectness in [0,1] on DINO's grid of patches."""
+    return np.vectorize(sigmoid)(found_logits(pixels, dino, decoder))
 
 
 def found_bkg(pixels: Array, dino: Dino, tau: float = 0.3) -> Array:
@@ -248,20 +255,28 @@ def diy_cosines(canvas: Array, patch: int, clip: Clip, text: Array, class_of_nam
     for row, top in enumerate(starts):
         for column, left in enumerate(starts):
             cut = canvas[top : top + patch, left : left + patch]
-            crop = np.clip(resize(cut, (clip.image_size, clip.image_size), "bicubic"), 0.0, 1.0)
+            crop = np.clip(antialiased(cut, (clip.image_size, clip.image_size)), 0.0, 1.0)
             embedding = unit(clip_embedding(crop, clip)[None])[0]
             rho[row, column] = best_of_names(text @ embedding, class_of_name)
     return rho
 
 
 def diy_objectness(
-    pixels: Array, objectness: str, dino: Dino, decoder: Weights, side: int, max_long: int | None, canvas: int
+    pixels: Array, objectness: str, dino: Dino, decoder: Weights, side: int | None, max_long: int | None, canvas: int
 ) -> Array:
-    """canvas x canvas: FOUND's map of the image at short side `side`, padding cut off."""
-    small = resize(pixels, fitted_size((pixels.shape[0], pixels.shape[1]), side, max_long))
-    soft = found(small, dino, decoder) if objectness == "found" else found_bkg(small, dino)
-    padded = resize(soft[:, :, None], pad_to_multiple(small, dino.patch).shape[:2])
-    return resize(padded[: small.shape[0], : small.shape[1]], (canvas, canvas))[:, :, 0]
+    """canvas x canvas: FOUND's map of the image at short side `side` (None: at its own), padding cut off.
+
+    What is upsampled to pixels are FOUND's logits; the training-free form has none.
+    """
+    own = (pixels.shape[0], pixels.shape[1])
+    small = resize(pixels, fitted_size(own, side or min(own), max_long))
+    is_found = objectness == "found"
+    per_patch = found_logits(small, dino, decoder) if is_found else found_bkg(small, dino)
+    padded = resize(per_patch[:, :, None], pad_to_multiple(small, dino.patch).shape[:2])
+    theta = padded[: small.shape[0], : small.shape[1]]
+    if is_found:
+        theta = np.vectorize(sigmoid)(theta)
+    return resize(theta, (canvas, canvas))[:, :, 0]
 
 
 def diy(
@@ -276,12 +291,16 @@ def diy(
     background: int = 0,
     canvas: int = 256,
     scales: Sequence[int] = (256, 128, 64),
-    objectness_side: int = 448,
+    objectness_side: int | None = 448,
+    upsample: str = "probabilities",
     objectness_max_long: int | None = None,
     scale: float = 100.0,
     size: Size | None = None,
 ) -> Result:
-    """objectness: found | found-bkg | none; scales: sides of the crops on the canvas."""
+    """objectness: found | found-bkg | none; scales: sides of the crops on the canvas.
+
+    upsample: what is brought to the photo's size, bilinearly its probabilities, or as they are its labels.
+    """
     pixels = to_unit_range(image)
     square = resize(pixels, (canvas, canvas))
     maps = [resize(diy_cosines(square, patch, clip, text, class_of_name), (canvas, canvas)) for patch in scales]
@@ -291,5 +310,8 @@ def diy(
         for index in range(scores.shape[2]):
             scores[:, :, index] *= 1.0 - theta if index == background else theta
     probabilities = np.array([[softmax(scale * pixel) for pixel in row] for row in scores])
-    full = resize(probabilities, size or (image.shape[0], image.shape[1]))
+    target = size or (image.shape[0], image.shape[1])
+    if upsample == "labels":
+        return nearest(probabilities, target), nearest(class_map(probabilities), target)
+    full = resize(probabilities, target)
     return full, class_map(full)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from reference import image_ops, vit
@@ -15,13 +16,20 @@ from reference.networks import clip_of, dino_of, open_clip_vit, photo, timm_vit
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
 
-def with_positions(model: torch.nn.Module, name: str, square: torch.nn.Module, size: tuple[int, int]) -> None:
-    """Gives `model`, built for `size`, the weights of `square`, its positions resized by torch."""
+def with_positions(
+    model: torch.nn.Module, name: str, square: torch.nn.Module, size: tuple[int, int], offset: float = 0.0
+) -> None:
+    """Gives `model`, built for `size`, the weights of `square`, its positions resized by torch.
+
+    offset: DINO's own code asks for a scale that is this many patches too large.
+    """
     state = square.state_dict()
     positions = state[name].reshape(-1, state[name].shape[-1])
     side = int((len(positions) - 1) ** 0.5)
     grid = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = functional.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+    if size != (side, side):
+        target = {"scale_factor": tuple((length + offset) / side for length in size)} if offset else {"size": size}
+        grid = functional.interpolate(grid, **target, mode="bicubic", align_corners=False)
     state[name] = torch.cat([positions[:1], grid[0].flatten(1).T]).reshape(model.state_dict()[name].shape)
     model.load_state_dict(state)
 
@@ -53,6 +61,15 @@ def test_resize_is_torchs(kernel: str, size: tuple[int, int]) -> None:
 )
 def test_window_positions(side: int, expected: list[int]) -> None:
     assert image_ops.window_positions(side, 448, 224) == expected
+
+
+@pytest.mark.parametrize("size", [(5, 7), (13, 4), (30, 30), (2, 2), (9, 11)])
+def test_antialiased_is_pillows(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((9, 11, 3))
+    theirs = [
+        Image.fromarray(image[..., c].astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC) for c in range(3)
+    ]
+    np.testing.assert_allclose(image_ops.antialiased(image, size), np.stack(theirs, axis=2), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +142,7 @@ def test_dense_features_are_open_clips_own_block_masked_to_the_diagonal() -> Non
 def test_dino_is_timms(size: tuple[int, int]) -> None:
     square, image = timm_vit(), photo(*size)
     model = timm_vit(size)
-    with_positions(model, "pos_embed", square, (size[0] // 8, size[1] // 8))
+    with_positions(model, "pos_embed", square, (size[0] // 8, size[1] // 8), offset=0.1)
     attention = model.blocks[-1].attn
     attention.fused_attn = False
     seen: dict[str, torch.Tensor] = {}

@@ -139,7 +139,7 @@ def torch_dinoiser(pixels: np.ndarray, affinity: str, objectness: str, backgroun
     else:
         soft = torch.sigmoid(dino_keys @ tensors["weight"].flatten() + tensors["bias"])
         theta = resized(soft[:, None], (8, 8), (4, 4))[:, 0]
-    chances[(chances.amax(dim=1) < 0.6) & (theta <= 0.5)] = functional.one_hot(torch.tensor(background), 4).double()
+    chances[(chances.amax(dim=1) < 0.6) & (theta <= 0.5), background] = 1.0
     return chances
 
 
@@ -186,7 +186,7 @@ def test_diy_crops_overlap_by_half() -> None:
     rho = methods.diy_cosines(canvas, 24, clip, TEXT, [0, 1, 2, 3, 4])
     assert rho.shape == (3, 3, 5)
     cut = torch.from_numpy(canvas[12:36, 24:48]).permute(2, 0, 1)[None]
-    crop = functional.interpolate(cut, size=(32, 32), mode="bicubic", align_corners=False)
+    crop = functional.interpolate(cut, size=(32, 32), mode="bicubic", antialias=True)
     assert crop.max() > 1.01
     embedding = torch.from_numpy(vit.clip_embedding(crop.clamp(0, 1)[0].permute(1, 2, 0).numpy(), clip))
     theirs = torch.from_numpy(TEXT) @ functional.normalize(embedding, dim=0)
@@ -213,11 +213,22 @@ def test_diy_weighs_background_against_the_rest(objectness: str) -> None:
     np.testing.assert_allclose(probabilities, expected, **CLOSE)
 
 
-def test_objectness_map_loses_its_padding() -> None:
+@pytest.mark.parametrize("side", [33, None])
+def test_objectness_map_loses_its_padding(side: int | None) -> None:
+    """At the photo's own size, which 33 is here too; logits are upsampled, not probabilities."""
     dino, decoder = dino_of(timm_vit()), random_decoder()
     pixels = photo(33, 50) / 255.0
-    ours = methods.diy_objectness(pixels, "found", dino, decoder, 33, None, 64)
+    ours = methods.diy_objectness(pixels, "found", dino, decoder, side, None, 64)
     soft = torch.from_numpy(methods.found(pixels, dino, decoder))  # 33 x 50 is seen as 40 x 56
-    padded = functional.interpolate(soft[None, None], size=(40, 56), mode="bilinear", align_corners=False)
-    theirs = functional.interpolate(padded[:, :, :33, :50], size=(64, 64), mode="bilinear", align_corners=False)
+    padded = functional.interpolate(soft.logit()[None, None], size=(40, 56), mode="bilinear", align_corners=False)
+    whole = padded[:, :, :33, :50].sigmoid()
+    theirs = functional.interpolate(whole, size=(64, 64), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(ours, theirs[0, 0], **CLOSE)
+
+
+def test_padding_of_dino_has_the_mean_colour() -> None:
+    """A photo of that colour looks the same whether it is padded or has the whole size."""
+    dino = dino_of(timm_vit())
+    mean = np.array(vit.IMAGENET_MEAN)
+    padded, whole = (vit.dino_features(np.broadcast_to(mean, (*size, 3)), dino) for size in ((33, 50), (40, 56)))
+    np.testing.assert_allclose(padded.key, whole.key, **CLOSE)

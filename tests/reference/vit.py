@@ -37,10 +37,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Dino:
-    """State dict of a timm ViT with a class token; `heads` is the number of attention heads."""
+    """State dict of a timm ViT with a class token; `heads` is the number of attention heads.
+
+    position_offset: DINO scales its square of positions as if there were this many patches more along each side.
+    """
 
     weights: Weights
     heads: int
+    position_offset: float = 0.1
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -146,14 +150,19 @@ def dino_block(dino: Dino, index: int) -> Block:
     return Block(norm1, qkv, out, norm2, fc1, fc2, dino.heads, 1e-6, gelu)
 
 
-def resized_positions(positions: Array, grid: Size) -> Array:
-    """(1 + n*n) x C -> (1 + grid) x C: the class token's row stays, the square of the others is resized bicubically."""
+def resized_positions(positions: Array, grid: Size, offset: float) -> Array:
+    """(1 + n*n) x C -> (1 + grid) x C: the class token's row stays, the square of the others is resized bicubically.
+
+    At the size that they were trained for, positions stay as they are.
+    """
     side = math.isqrt(len(positions) - 1)
-    square = positions[1:].reshape(side, side, -1)
-    return np.concatenate([positions[:1], resize(square, grid, "bicubic").reshape(grid[0] * grid[1], -1)])
+    if grid == (side, side):
+        return positions
+    square = resize(positions[1:].reshape(side, side, -1), grid, "bicubic", offset)
+    return np.concatenate([positions[:1], square.reshape(grid[0] * grid[1], -1)])
 
 
-def embed(image: Array, kernel: Array, class_token: Array, positions: Array) -> tuple[Array, Size]:
+def embed(image: Array, kernel: Array, class_token: Array, positions: Array, offset: float = 0.0) -> tuple[Array, Size]:
     """Normalised H x W x 3 -> class token and patches with positions, and the grid of patches."""
     patch = kernel.shape[-1]
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
@@ -162,7 +171,7 @@ def embed(image: Array, kernel: Array, class_token: Array, positions: Array) -> 
         for x in range(columns):
             pixels = image[y * patch : (y + 1) * patch, x * patch : (x + 1) * patch]
             tokens.append(np.array([(pixels.transpose(2, 0, 1) * filter_).sum() for filter_ in kernel]))
-    return np.stack(tokens) + resized_positions(positions, (rows, columns)), (rows, columns)
+    return np.stack(tokens) + resized_positions(positions, (rows, columns), offset), (rows, columns)
 
 
 def block_count(weights: Weights, prefix: str) -> int:
@@ -233,11 +242,12 @@ class DinoFeatures:
 
 
 def dino_features(image: Array, dino: Dino) -> DinoFeatures:
-    """image: H x W x 3 in [0,1]; padded to whole patches, then normalised."""
+    """image: H x W x 3 in [0,1]; normalised, then padded to whole patches."""
     weights = {name: np.asarray(value, np.float64) for name, value in dino.weights.items()}
-    normalised = (pad_to_multiple(image, dino.patch) - np.array(dino.mean)) / np.array(dino.std)
+    padded = pad_to_multiple((image - np.array(dino.mean)) / np.array(dino.std), dino.patch)
     kernel, bias = layer(weights, "patch_embed.proj")
-    tokens, grid = embed(normalised, kernel, weights["cls_token"][0, 0], weights["pos_embed"][0])
+    positions = weights["pos_embed"][0]
+    tokens, grid = embed(padded, kernel, weights["cls_token"][0, 0], positions, dino.position_offset)
     tokens[1:] += bias
     blocks = [dino_block(dino, index) for index in range(block_count(weights, "blocks."))]
     for block in blocks[:-1]:

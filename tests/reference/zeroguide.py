@@ -39,7 +39,9 @@ def overlapping_keys(image: Array, dino: Dino, stride: int) -> tuple[Array, Size
             pixels = normalised[y : y + patch, x : x + patch].transpose(2, 0, 1)
             tokens.append(np.array([(pixels * one).sum() for one in kernel]) + bias)
     grid = (len(rows), len(columns))
-    states = np.stack(tokens) + resized_positions(np.asarray(dino.weights["pos_embed"], np.float64)[0], grid)
+    states = np.stack(tokens) + resized_positions(
+        np.asarray(dino.weights["pos_embed"], np.float64)[0], grid, dino.position_offset
+    )
     blocks = [dino_block(dino, index) for index in range(block_count(dino.weights, "blocks."))]
     for block in blocks[:-1]:
         states = feed_forward(attend(states, block), block)
