@@ -113,7 +113,8 @@ class Zeroguide:
             with stage("over-segment"):
                 pieces = oversegment(self._dino, image, size, self._parameters.oversegmentation(), device)
             photo = to_canvas(image, (image.shape[0], image.shape[1]), device)
-            embedder = SegmentEmbedder(self._clip, photo, self._parameters.embedding())
+            at_once = self._networks.segments_at_once
+            embedder = SegmentEmbedder(self._clip, photo, self._parameters.embedding(), at_once)
         tree, known = pieces.tree, dict[int, Node]()
 
         def describe(nodes: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,15 +20,22 @@ from labelers import base as labelers
 if TYPE_CHECKING:
     from annotator.models.packs import Networks
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Crew:
-    """Ready to label. networks: those of the first device; the others' are the same."""
+    """Ready to label. networks_of_devices: the same networks once per device."""
 
     config: RunConfig
     labeler: labelers.Labeler
     devices: list[str]
-    networks: Networks
+    networks_of_devices: list[Networks]
+
+    @property
+    def networks(self) -> Networks:
+        """Those of the first device."""
+        return self.networks_of_devices[0]
 
     @property
     def weights(self) -> dict[str, str]:
@@ -45,7 +53,27 @@ class Crew:
         self, refs: Iterable[ImageRef], pool: DecodePool, should_stop: Callable[[], bool] = lambda: False
     ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
-        yield from local.execute(refs, self.labeler, pool, self._batch_size, should_stop)
+        yield from local.execute(refs, self.labeler, pool, self._batch_size, should_stop, self._smaller_batches())
+
+    def _smaller_batches(self) -> Callable[[], bool]:
+        """For after memory ran out: halves what the networks see at a time; False where that is one already."""
+        said = False
+
+        def need_less() -> bool:
+            nonlocal said
+            halved = [networks.halve_batches() for networks in self.networks_of_devices]
+            if not any(halved):
+                return False
+            if not said:
+                said = True
+                _log.warning(
+                    "OUT OF MEMORY on %s: going on with smaller batches, which are slower; masks are the same but for "
+                    "rounding. To avoid it, use a device with more memory or stop what else runs on it",
+                    ",".join(self.devices),
+                )
+            return True
+
+        return need_less
 
     @property
     def _batch_size(self) -> int:
@@ -71,4 +99,4 @@ def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> C
     labeler = members[0] if len(members) == 1 else Team(members)
     with stage("class names"):
         labeler.prepare(vocabulary)
-    return Crew(config, labeler, devices, networks[0])
+    return Crew(config, labeler, devices, networks)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from annotator.engines.decoding import Decoded, DecodePool
 from annotator.images import ImageRef, Photo
+from annotator.models.devices import is_out_of_memory
 from annotator.prediction import Prediction
 from annotator.run import ImageRecord
 from annotator.stages import staged
@@ -28,17 +29,20 @@ def execute(
     pool: DecodePool,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
+    need_less: Callable[[], bool] = lambda: False,
 ) -> Iterator[ImageRecord]:
     """decode -> label -> encode; one record per photo in the order of `refs`.
 
     While one batch is labelled, the next is being decoded and the last is being encoded; nothing else is held.
-    `should_stop` is asked before each batch.
+
+    should_stop: is asked before each batch.
+    need_less:   called when memory ran out; makes the labeler need less and says whether it could.
     """
     decoded = pool.decode(refs)
     encoding: deque[Future[ImageRecord]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
         while not should_stop() and (batch := list(islice(decoded, batch_size))):
-            labelled = _label(batch, labeler)
+            labelled = _label(batch, labeler, need_less)
             while encoding:
                 yield _next(encoding)
             while labelled:  # which must not hold a label map longer than its encoding takes
@@ -56,36 +60,38 @@ def _next(encoding: deque[Future[ImageRecord]]) -> ImageRecord:
 
 
 @staged("rest of labelling")
-def _label(batch: list[Decoded], labeler: Labeler) -> list[Labelled]:
+def _label(batch: list[Decoded], labeler: Labeler, need_less: Callable[[], bool]) -> list[Labelled]:
     """Each photo of the batch with its prediction, or with what went wrong, and its share of the time."""
     photos = [photo for _, photo in batch if isinstance(photo, Photo)]
     begun = time.perf_counter()
-    try:
-        answers: list[Prediction | Exception] = [*_ask(photos, labeler)] if photos else []
-    except Exception:  # one photo must cost itself only: find out which it was
-        answers = [_ask_alone(photo, labeler) for photo in photos]
+    answers: list[Prediction] | Exception = _ask(photos, labeler) if photos else []
+    while isinstance(answers, Exception) and is_out_of_memory(answers) and need_less():
+        answers = _ask(photos, labeler)
+    each: list[Prediction | Exception]
+    if isinstance(answers, Exception):  # a bad photo must fail alone: find out which one it is
+        alone = [_ask([photo], labeler) for photo in photos]
+        each = [answer if isinstance(answer, Exception) else answer[0] for answer in alone]
+    else:
+        each = [*answers]
     seconds = (time.perf_counter() - begun) / max(len(photos), 1)
-    remaining = iter(answers)
+    remaining = iter(each)
     return [
         (ref, photo, next(remaining), seconds) if isinstance(photo, Photo) else (ref, None, photo, 0.0)
         for ref, photo in batch
     ]
 
 
-def _ask(photos: list[Photo], labeler: Labeler) -> list[Prediction]:
+def _ask(photos: list[Photo], labeler: Labeler) -> list[Prediction] | Exception:
+    """The labeler's answer, or its error without a traceback, whose frames would keep a device's memory in use."""
     sizes = [(photo.height, photo.width) for photo in photos]
-    predictions = labeler.label([photo.pixels for photo in photos], sizes)
-    found = [prediction.size for prediction in predictions]
-    if found != sizes:
-        raise ValueError(f"Expected predictions of sizes {sizes}, but the labeler gave {found}")
-    return predictions
-
-
-def _ask_alone(photo: Photo, labeler: Labeler) -> Prediction | Exception:
     try:
-        return _ask([photo], labeler)[0]
+        predictions = labeler.label([photo.pixels for photo in photos], sizes)
+        found = [prediction.size for prediction in predictions]
+        if found != sizes:
+            raise ValueError(f"Expected predictions of sizes {sizes}, but the labeler gave {found}")
+        return predictions
     except Exception as error:
-        return error
+        return error.with_traceback(None)
 
 
 @staged("RLE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from annotator.prediction import Prediction
@@ -40,4 +40,5 @@ class Team:
             for member, start, end in zip(self._members, starts, starts[1:], strict=False)
             if end > start
         ]
+        wait(shares)  # an error of one must not leave another at work while it is asked again
         return [prediction for share in shares for prediction in share.result()]

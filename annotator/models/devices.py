@@ -19,6 +19,8 @@ WINDOWS_AT_ONCE = {"cpu": 1, "mps": 8, "cuda": 32}
 """A batch that is not full costs as much as a full one; a CPU takes no longer per window when they come one by one."""
 CROPS_AT_ONCE = {"cpu": 12, "mps": 30, "cuda": 60}
 """The 59 crops of CLIP-DIY fill theirs."""
+SEGMENTS_AT_ONCE = 32
+"""Zero-guidance has about 20 segments at first; each costs the last layers of CLIP on a whole photo."""
 MOST_DECODERS = 8
 
 
@@ -72,6 +74,13 @@ def has_bf16(device: str) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every version of torch
     return kind_of(device) == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, had not the memory that was asked for."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def kind_of(device: str) -> str:

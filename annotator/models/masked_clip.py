@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from annotator.errors import ConfigError
 from annotator.models.clip import DenseClip
+from annotator.models.devices import SEGMENTS_AT_ONCE
 
 SIGMA = 2.5**0.5  # 2 sigma^2 = 5
 LAST_SHARE = 6  # without a choice, the last sixth of the layers sees the mask
-SEGMENTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)

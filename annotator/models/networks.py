@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.errors import WeightsError
 from annotator.models.compat import prepare_torchvision
-from annotator.models.devices import CROPS_AT_ONCE, PHOTOS_AT_ONCE, WINDOWS_AT_ONCE, decode_workers, kind_of
+from annotator.models.devices import (
+    CROPS_AT_ONCE,
+    PHOTOS_AT_ONCE,
+    SEGMENTS_AT_ONCE,
+    WINDOWS_AT_ONCE,
+    decode_workers,
+    kind_of,
+)
 from annotator.models.sources import Source, hold_to_hash, locate
 from annotator.models.weights import State, read_state
 
@@ -85,6 +92,7 @@ class Networks:
         self.photos_at_once = PHOTOS_AT_ONCE[kind_of(device)]
         self.windows_at_once = WINDOWS_AT_ONCE[kind_of(device)]
         self.crops_at_once = CROPS_AT_ONCE[kind_of(device)]
+        self.segments_at_once = SEGMENTS_AT_ONCE
         self.decode_workers = decode_workers(device)
         self.compiled = False  # to be set before the first network is asked for
         self._load = load
@@ -137,6 +145,20 @@ class Networks:
         import torch
 
         return torch.inference_mode()
+
+    def halve_batches(self) -> bool:
+        """Lets the networks see half as many windows, crops and segments at a time; False where it is one already.
+
+        For a device that has run out of memory. Masks then are the same but for rounding: how many images a network
+        sees at once can change the order in which it adds up.
+        """
+        import torch
+
+        before = (self.windows_at_once, self.crops_at_once, self.segments_at_once)
+        self.windows_at_once, self.crops_at_once, self.segments_at_once = (max(number // 2, 1) for number in before)
+        if kind_of(self.device) == "cuda":
+            torch.cuda.empty_cache()
+        return max(before) > 1
 
     def used(self) -> Used:
         """What has been loaded so far, for the run's manifest; nothing for modules in memory."""
