@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from annotator import storage
 from annotator.errors import RunError
 from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
@@ -174,8 +175,9 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
                 writer.write_table(_to_table(batch))
                 batch = list(islice(rows, BATCH_ROWS))
             writer.close()
+            file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        storage.move(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return _describe(target)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annotator import storage
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
@@ -137,6 +138,6 @@ def _mapping(folder: Path) -> Iterator[Callable[[Sequence[object]], object]]:
             yield writer.writerow
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, folder / MAPPING_FILE)
+        storage.move(temporary, folder / MAPPING_FILE)
     finally:
         temporary.unlink(missing_ok=True)
