@@ -27,7 +27,7 @@ class DinoiserParameters(WindowParameters):
     objectness: Literal["head", "found", "none"]
     gamma: float
     delta: float
-    background_patch: Literal["shared", "alone"]
+    background_patch: Literal["shared", "alone"] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +50,8 @@ class Dinoiser(WindowLabeler):
         self._heads = networks.heads if parameters.affinity == "clip" or parameters.objectness == "head" else None
         self._dino = networks.dino if parameters.affinity == "dino" else None
         self._found = networks.found if parameters.objectness == "found" else None
+        usual = "alone" if networks.pack == "embedded" else "shared"
+        self._alone = (parameters.background_patch or usual) == "alone"
 
     def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
         clip = self._clip.dense(windows)
@@ -61,8 +63,7 @@ class Dinoiser(WindowLabeler):
             return scores.maps()
         foreground = self._foreground(windows, clip)
         unsure = scores.confidence.view_as(foreground) < self._parameters.delta
-        alone = self._parameters.background_patch == "alone"
-        return scores.maps(decided=unsure & ~foreground, decision=background, alone=alone)
+        return scores.maps(decided=unsure & ~foreground, decision=background, alone=self._alone)
 
     def _affinity(self, windows: Tensor, clip: DenseFeatures) -> Tensor:
         """A, B x P x P: from the trained g, from DINO's values (its teacher) or from CLIP's own keys.

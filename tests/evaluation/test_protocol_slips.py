@@ -151,7 +151,9 @@ def test_background_is_the_first_class_or_none(name: str) -> None:
 def test_background_is_filtered_where_the_papers_do(name: str, objectness: str) -> None:
     """On for VOC and COCO-Object, off for Context; where no class is the background there is nothing to filter."""
     settings = load_benchmark(name).settings_of("dinoiser", default_parameters("dinoiser"))
-    assert resolve_parameters("dinoiser", settings).objectness == objectness
+    found = resolve_parameters("dinoiser", settings)
+    assert found.objectness == objectness
+    assert found.background_patch == ("shared" if name in ("voc21", "coco-object") else None)
 
 
 def test_a_background_at_the_end_is_refused(make_run: Callable, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def vocabulary(background: bool) -> Vocabulary:
     return Vocabulary((first, ClassEntry("dog", ("dog", "puppy", "hound")), ClassEntry("bus", ("bus",))))
 
 
-def build(name: str, patch: int, quick: bool = False, **settings: Any) -> tuple[Any, DenseClip]:
+def build(name: str, patch: int, quick: bool = False, pack: str = "", **settings: Any) -> tuple[Any, DenseClip]:
     """A labeler of small random networks."""
     visual = networks.open_clip_vit(patch, quick).float()
     clip = DenseClip(visual, WordVectors(), methods.Clip({}, 4).mean, methods.Clip({}, 4).std)
@@ -57,6 +57,7 @@ def build(name: str, patch: int, quick: bool = False, **settings: Any) -> tuple[
     heads = load_heads({key: torch.from_numpy(value).float() for key, value in networks.random_heads().items()})
     found = Found(Dino(networks.timm_vit(seed=4).float()), decoder)
     given = Networks.of(clip=clip, dino=dino, found=found, heads=heads)
+    given.pack = pack
     return base.build(name, given, settings), clip
 
 
@@ -246,6 +247,20 @@ def test_a_background_patch_leaves_the_other_classes_their_probabilities() -> No
     assert torch.equal(alone.of(every)[:, 0, 1], before[:, 0, 1])
     for maps in (shared, alone):
         assert torch.equal(maps.peaks, maps.of(every).amax(dim=(1, 2)))
+
+
+@pytest.mark.parametrize(("pack", "usual"), [("embedded", "alone"), ("paper", "shared"), ("", "shared")])
+def test_what_a_background_patch_leaves_the_others_is_the_packs_choice(pack: str, usual: str) -> None:
+    photo = networks.photo(*SIZES[0])
+
+    def label(**settings: Any) -> np.ndarray:
+        labeler, _ = build("dinoiser", 16, pack=pack, **windows({"delta": 0.9, **settings}))
+        labeler.prepare(vocabulary(background=True))
+        return labeler.label([photo])[0].label_map
+
+    chosen = {name: label(background_patch=name) for name in ("shared", "alone")}
+    assert (chosen["shared"] != chosen["alone"]).any()
+    np.testing.assert_array_equal(label(), chosen[usual])
 
 
 def test_a_patch_exactly_as_sure_as_delta_is_no_background(winners: list[Winners]) -> None:
