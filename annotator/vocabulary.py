@@ -1,10 +1,11 @@
 """Class names and what may be said about them: synonyms, colours, thresholds, background.
 
-Two file forms. `classes.txt` holds a class per line, synonyms after commas, `#` starts a comment:
+Two file forms. `classes.txt` holds a class per line, synonyms after commas. A comment starts at a `#` that begins the
+line or follows white space, so `c#` is a name:
 
     background
     dog, puppy, hound
-    traffic light
+    traffic light  # any colour
 
 YAML says more, per class, all of it optional:
 
@@ -13,7 +14,10 @@ YAML says more, per class, all of it optional:
     watermark: {ignore: true}        # competes for pixels, but its pixels are written as nothing
     puppy: {merge_into: dog}         # competes under its own name, counts as dog
 
-In both, a class named `background` is the background unless another class says `background: true`.
+In both, a class named `background` is the background unless another class says `background: true`. A name is what
+stands in the file, letter for letter, so that YAML's `1.10`, `no` and `2020-01-01` need no quotes as names, prompts or
+merge targets. Only `merge_into: null`, or nothing after the colon, means no target. Names that differ in case alone
+are one name.
 """
 
 from __future__ import annotations
@@ -26,16 +30,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from annotator.errors import VocabularyError
+from annotator.vocabulary_yaml import read_classes
 
 Color = tuple[int, int, int]
 BACKGROUND_NAME = "background"
+COMMENT = re.compile(r"(?:^|\s)#.*")
 FIELDS = ("prompts", "color", "threshold", "background", "ignore", "merge_into")
 
 
@@ -59,6 +64,7 @@ class Vocabulary:
 
     templates: prompts with one `{}` each, or () for the labeler's own.
     source:    where it came from, for messages.
+    last_line: number of the file's last line, for messages; 0 where the classes were not read from one.
     """
 
     entries: tuple[ClassEntry, ...]
@@ -86,17 +92,24 @@ class Vocabulary:
         return np.array([index.get(entry.merge_into or entry.name, -1) for entry in self.entries], dtype=np.int32)
 
     @cached_property
-    def background(self) -> int | None:
-        """Index in `entries` of the background, if there is one."""
-        return next((index for index, entry in enumerate(self.entries) if entry.background), None)
+    def background_entry(self) -> int | None:
+        """Index in `entries` of the background, if there is one: what labelers give pixels to."""
+        return _first_background(self.entries)
+
+    @cached_property
+    def background_class(self) -> int | None:
+        """Index in `classes` of the background: what outputs hold. None where it is ignored or merged into another."""
+        return _first_background(self.classes)
 
     def require_background(self, labeler: str) -> int:
-        if self.background is None:
+        """Returns the background's index in `entries`; raises where there is none."""
+        if self.background_entry is None:
+            where = f"{self.source}:{self.last_line}" if self.last_line else self.source
             raise VocabularyError(
-                f"{self.source}:{self.last_line}: no background among {len(self)} classes, and {labeler} needs one; "
-                'add a line "background"'
+                f"{where}: no background among {len(self)} classes, and {labeler} needs one; "
+                'add a class named "background"'
             )
-        return self.background
+        return self.background_entry
 
     def fingerprint(self) -> str:
         """SHA-256 over everything that can change a label."""
@@ -109,6 +122,7 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Vocabulary:
+        """Takes what any version wrote: a run that was labelled stays readable when the rules for new lists change."""
         entries = tuple(
             ClassEntry(
                 **{
@@ -119,12 +133,19 @@ class Vocabulary:
             )
             for entry in content["entries"]
         )
-        return cls(entries, tuple(content["templates"]), content["source"], len(entries))
+        return cls(entries, tuple(content["templates"]), content["source"])
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Vocabulary:
-        """From names in memory; each may carry synonyms after commas, as a line of classes.txt does."""
-        return _from_lines(list(names), "vocabulary")
+        """From names in memory; each may carry synonyms after commas, as a line of classes.txt does, but no comment.
+
+        Numbers are refused rather than turned into text: the name 1.10 would become "1.1".
+        """
+        origin, given = _Origin("vocabulary", "name"), list(names)
+        for number, name in enumerate(given, start=1):
+            if not isinstance(name, str):
+                raise VocabularyError(f"{origin.at(number)}: expected text, but found {name!r}; put it in quotes")
+        return _from_lines(given, origin)
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -145,7 +166,7 @@ class Vocabulary:
             raise VocabularyError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
         if path.suffix.lower() in (".yaml", ".yml"):
             return _from_yaml(text, str(path))
-        return _from_lines(text.splitlines(), str(path))
+        return _from_lines([COMMENT.sub("", line) for line in text.splitlines()], _Origin(str(path), "line"))
 
 
 def as_vocabulary(source: Vocabulary | str | Path | Sequence[str]) -> Vocabulary:
@@ -159,71 +180,45 @@ def as_vocabulary(source: Vocabulary | str | Path | Sequence[str]) -> Vocabulary
     return Vocabulary.of(source)
 
 
-def _from_lines(lines: Sequence[str], source: str) -> Vocabulary:
+def names_background(name: str) -> bool:
+    """Whether a class of this name is the background where nobody says otherwise."""
+    return name.casefold() == BACKGROUND_NAME
+
+
+def _first_background(entries: Sequence[ClassEntry]) -> int | None:
+    return next((index for index, entry in enumerate(entries) if entry.background), None)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where classes were read, for messages: the lines of a file, or names in memory, which have no lines."""
+
+    source: str
+    unit: Literal["line", "name"]
+
+    def at(self, number: int) -> str:
+        return f"{self.source}:{number}" if self.unit == "line" else f"{self.source}, name {number}"
+
+
+def _from_lines(lines: Sequence[str], origin: _Origin) -> Vocabulary:
     entries: list[tuple[int, ClassEntry]] = []
     for number, line in enumerate(lines, start=1):
-        names = [name.strip() for name in line.split("#", 1)[0].split(",")]
+        names = [name.strip() for name in line.split(",")]
         if names == [""]:
             continue
         if "" in names:
             raise VocabularyError(
-                f"{source}:{number}: an empty name between commas in {line.strip()!r}; remove the comma"
+                f"{origin.at(number)}: an empty name between commas in {line.strip()!r}; remove the comma"
             )
         entries.append((number, ClassEntry(names[0], tuple(dict.fromkeys(names)))))
-    return _checked(entries, (), source, len(lines))
+    return _checked(entries, (), origin, len(lines))
 
 
 def _from_yaml(text: str, source: str) -> Vocabulary:
-    try:
-        return _from_nodes(yaml.compose(text, Loader=yaml.SafeLoader), source, len(text.splitlines()))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
-        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
-        raise VocabularyError(f"{source}:{line}: not valid YAML: {problem}") from None
-
-
-def _from_nodes(root: yaml.Node | None, source: str, last_line: int) -> Vocabulary:
-    """The YAML comes as a node tree, because only that knows line numbers and repeated keys."""
-    if root is None:
-        return _checked([], (), source, last_line)
-    templates: tuple[str, ...] = ()
-    keys = {str(key.value): value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
-    if "classes" in keys and set(keys) <= {"classes", "templates"}:
-        templates = _templates(keys.get("templates"), source)
-        root = keys["classes"]
-    if isinstance(root, yaml.SequenceNode):
-        pairs: list[tuple[yaml.Node, Any]] = [(node, None) for node in root.value]
-    elif isinstance(root, yaml.MappingNode):
-        pairs = [(key, _construct(value)) for key, value in root.value]
-    else:
-        raise VocabularyError(f"{source}:1: expected `name: {{...}}` per class, but found {str(root.value)[:40]!r}")
-    entries = []
-    for key, value in pairs:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise VocabularyError(f"{source}:{line}: expected a class name, but found a nested list or mapping")
-        entries.append((line, _entry(str(key.value).strip(), value, f"{source}:{line}")))
-    return _checked(entries, templates, source, last_line)
-
-
-def _construct(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
-
-
-def _templates(node: yaml.Node | None, source: str) -> tuple[str, ...]:
-    found = _construct(node) if node is not None else []
-    for template in found if isinstance(found, list) else [found]:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            line = node.start_mark.line + 1 if node is not None else 1
-            raise VocabularyError(
-                f'{source}:{line}: expected templates such as "a photo of a {{}}", but found {template!r}'
-            )
-    return tuple(found) if isinstance(found, list) else (found,)
+    origin = _Origin(source, "line")
+    listed, templates = read_classes(text, source)
+    entries = [(line, _entry(name, value, origin.at(line))) for line, name, value in listed]
+    return _checked(entries, templates, origin, len(text.splitlines()))
 
 
 def _entry(name: str, value: Any, where: str) -> ClassEntry:
@@ -233,7 +228,7 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
         value = {"prompts": value}
     if not isinstance(value, dict):
         raise VocabularyError(f"{where}: expected {{{', '.join(FIELDS)}}} for {name!r}, but found {value!r}")
-    if unknown := sorted(set(map(str, value)) - set(FIELDS)):
+    if unknown := sorted(set(value) - set(FIELDS)):
         raise VocabularyError(f"{where}: unknown key {unknown[0]!r} for {name!r}; known are {', '.join(FIELDS)}")
     prompts = value.get("prompts") or [name]
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
@@ -246,6 +241,13 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
             raise VocabularyError(
                 f"{where}: expected {flag} of {name!r} to be true or false, but found {value[flag]!r}"
             )
+    target = value.get("merge_into")
+    if target is not None and not (isinstance(target, str) and target.strip()):
+        raise VocabularyError(f"{where}: expected merge_into of {name!r} to be a class name, but found {target!r}")
+    if target is not None and value.get("ignore"):
+        raise VocabularyError(
+            f"{where}: expected {name!r} to be ignored or merged into {target!r}, but found both; keep one of the two"
+        )
     return ClassEntry(
         name=name,
         prompts=tuple(dict.fromkeys(prompt.strip() for prompt in prompts)),
@@ -253,7 +255,7 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
         threshold=float(threshold) if threshold is not None else None,
         background=value.get("background", False),
         ignore=value.get("ignore", False),
-        merge_into=str(value["merge_into"]) if value.get("merge_into") is not None else None,
+        merge_into=target.strip() if target is not None else None,
     )
 
 
@@ -271,32 +273,44 @@ def _color(value: Any, where: str) -> Color:
 
 
 def _checked(
-    entries: Sequence[tuple[int, ClassEntry]], templates: tuple[str, ...], source: str, last_line: int
+    entries: Sequence[tuple[int, ClassEntry]], templates: tuple[str, ...], origin: _Origin, last: int
 ) -> Vocabulary:
+    """entries: each with the number of its line or name; last: the highest number there is."""
     if not entries:
-        raise VocabularyError(f"{source}:{max(last_line, 1)}: no class found; write a class name per line")
-    first_line: dict[str, int] = {}
-    for line, entry in entries:
-        if not entry.name:
-            raise VocabularyError(f"{source}:{line}: a class without a name")
-        if entry.name in first_line:
-            raise VocabularyError(
-                f"{source}:{line}: class {entry.name!r} stands already in line {first_line[entry.name]}; remove one"
-            )
-        first_line[entry.name] = line
-    backgrounds = [(line, entry.name) for line, entry in entries if entry.background]
+        if origin.unit == "name":
+            raise VocabularyError(f"{origin.source}: no class found; give at least one name")
+        raise VocabularyError(f"{origin.at(max(last, 1))}: no class found; write a class name per line")
+    _refuse_repeated_names(entries, origin)
+    backgrounds = [(number, entry.name) for number, entry in entries if entry.background]
     if len(backgrounds) > 1:
-        line, name = backgrounds[1]
-        raise VocabularyError(f"{source}:{line}: {name!r} is a second background; {backgrounds[0][1]!r} is one already")
+        number, name = backgrounds[1]
+        raise VocabularyError(
+            f"{origin.at(number)}: {name!r} is a second background; {backgrounds[0][1]!r} is one already"
+        )
     plain = {entry.name for _, entry in entries if not entry.ignore and entry.merge_into is None}
-    for line, entry in entries:
+    for number, entry in entries:
         if entry.merge_into is not None and entry.merge_into not in plain:
             raise VocabularyError(
-                f"{source}:{line}: {entry.name!r} merges into {entry.merge_into!r}, which is no class here"
+                f"{origin.at(number)}: {entry.name!r} merges into {entry.merge_into!r}, which is no class here"
             )
     if not plain:
-        raise VocabularyError(f"{source}:{last_line}: every class is ignored; leave at least one to write")
+        raise VocabularyError(f"{origin.at(last)}: every class is ignored; leave at least one to write")
     found = [entry for _, entry in entries]
     if not backgrounds:
-        found = [replace(entry, background=entry.name.lower() == BACKGROUND_NAME) for entry in found]
-    return Vocabulary(tuple(found), templates, source, last_line)
+        found = [replace(entry, background=names_background(entry.name)) for entry in found]
+    return Vocabulary(tuple(found), templates, origin.source, last if origin.unit == "line" else 0)
+
+
+def _refuse_repeated_names(entries: Sequence[tuple[int, ClassEntry]], origin: _Origin) -> None:
+    known: dict[str, tuple[int, str]] = {}
+    for number, entry in entries:
+        name = entry.name
+        if not name:
+            raise VocabularyError(f"{origin.at(number)}: a class without a name")
+        if name.casefold() in known:
+            first, spelling = known[name.casefold()]
+            but_for_case = "" if name == spelling else f" ({spelling!r}) but for its case"
+            raise VocabularyError(
+                f"{origin.at(number)}: class {name!r} repeats {origin.unit} {first}{but_for_case}; remove one"
+            )
+        known[name.casefold()] = number, name

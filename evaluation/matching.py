@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotator.errors import AnnotatorError
-from annotator.vocabulary import BACKGROUND_NAME, Vocabulary
+from annotator.vocabulary import Vocabulary, names_background
 
 IGNORE = 65535
 """Class index of pixels that are not scored."""
@@ -57,8 +57,8 @@ def match_classes(truth: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Cla
     targets = []
     for names in truth:
         target = next((known[key] for name in names for key in (name, name.casefold()) if key in known), None)
-        if target is None and names[0].casefold() == BACKGROUND_NAME:
-            target = background_class(vocabulary)
+        if target is None and names_background(names[0]):
+            target = _class_of_background(vocabulary)
         if target is None:
             target = missing.setdefault(names[0], len(vocabulary.names) + len(missing))
         targets.append(target)
@@ -69,11 +69,6 @@ def match_classes(truth: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Cla
         ignored=tuple(names[0] for names, target in zip(truth, targets, strict=True) if target == IGNORE),
         untold=tuple(name for index, name in enumerate(vocabulary.names) if index not in targets),
     )
-
-
-def background_class(vocabulary: Vocabulary) -> int:
-    """Index of the run's background class, or IGNORE."""
-    return IGNORE if vocabulary.background is None else _class_of_entry(vocabulary, vocabulary.background)
 
 
 def pair_photos(
@@ -139,6 +134,12 @@ def _known_names(vocabulary: Vocabulary) -> dict[str, int]:
     for name, index in spellings:
         known.setdefault(name, _class_of_entry(vocabulary, index))
     return known
+
+
+def _class_of_background(vocabulary: Vocabulary) -> int:
+    """Like any entry: the class that the background is merged into, where it is; IGNORE where there is none."""
+    entry = vocabulary.background_entry
+    return IGNORE if entry is None else _class_of_entry(vocabulary, entry)
 
 
 def _class_of_entry(vocabulary: Vocabulary, entry: int) -> int:

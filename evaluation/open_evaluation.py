@@ -20,7 +20,7 @@ from annotator.errors import ConfigError
 from annotator.run import ImageRecord, RunReader
 from evaluation.curves import Curves
 from evaluation.human import LEVELS, HumanScores
-from evaluation.matching import TruthError, background_class
+from evaluation.matching import IGNORE, TruthError
 from evaluation.reassign import (
     THRESHOLDS,
     Assign,
@@ -175,7 +175,8 @@ def evaluate_open(
     describe:   for tgq, called once: the functions that embed and caption masks.
     """
     ways = _ways(run, metrics)
-    background = background_class(truth.vocabulary)
+    class_index = truth.vocabulary.background_class
+    background = IGNORE if class_index is None else class_index
     tallies = [_Tally(by, _assign(by, run, truth, networks), background, human) for by in ways]
     photos: list[PhotoScore] = []
     images = without_truth = failed = 0
@@ -246,7 +247,7 @@ def _notes(
         notes.append(
             f"The run is not complete (its state is {run.manifest.state!r}): only photos labelled so far count."
         )
-    if truth.vocabulary.background is not None:
+    if truth.vocabulary.background_class is not None:
         notes.append(
             "The truth's background is no class: there is nothing to find, and a class that the photo does not have "
             "loses nothing there."

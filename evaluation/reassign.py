@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from annotator.errors import ConfigError, RunError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
-from annotator.vocabulary import BACKGROUND_NAME, Vocabulary
+from annotator.vocabulary import Vocabulary, names_background
 from evaluation.matching import IGNORE, match_classes
 
 By = Literal["st", "tt"]
@@ -75,7 +75,7 @@ class Names:
             (prompt, int(vocabulary.class_of_entry[index]))
             for index, entry in enumerate(vocabulary.entries)
             for prompt in entry.prompts
-            if not (entry.background and prompt.casefold() == BACKGROUND_NAME)
+            if not (entry.background and names_background(prompt))
         ]
         if not competing:
             raise ConfigError(f"{vocabulary.source}: expected a class besides the background, but found none; add one")

@@ -16,7 +16,7 @@ from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.run import RunReader
 from annotator.vocabulary import Vocabulary
-from evaluation.matching import IGNORE, background_class
+from evaluation.matching import IGNORE
 from evaluation.reassign import Encode
 from evaluation.truth import Truth
 
@@ -66,7 +66,7 @@ def text_quality(run: RunReader, truth: Truth, embed: Embed, caption: Caption, e
     encode: the sentence encoder.
     """
     names = _NamesOfClasses(truth.vocabulary, encode)
-    background = background_class(truth.vocabulary)
+    background = truth.vocabulary.background_class
     captions: list[Captioned] = []
     photos = unreadable = 0
     for record in run.records(segments=False):

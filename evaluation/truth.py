@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from annotator.errors import ConfigError
 from annotator.run import RunReader
-from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
+from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary, names_background
 from evaluation.coco import CocoFile
 from evaluation.matching import (
     COCO_KEYS,
@@ -32,7 +32,6 @@ from evaluation.matching import (
     Size,
     TruthError,
     TruthMask,
-    background_class,
     match_classes,
     pair_photos,
     refuse_other_size,
@@ -147,11 +146,12 @@ def _open_folder(folder: Path, vocabulary: Vocabulary, class_list: Path | None) 
 
 
 def _open_coco(path: Path, vocabulary: Vocabulary | None) -> _Source:
-    """vocabulary: None for the file's own categories and the background."""
+    """vocabulary: None for the file's own categories and the background, which may be one of them."""
     file = CocoFile.load(path)
-    names = (*file.categories, BACKGROUND_NAME)
+    background = next(filter(names_background, file.categories), BACKGROUND_NAME)
+    names = (*file.categories, background)
     vocabulary = vocabulary or Vocabulary(
-        tuple(ClassEntry(name, (name,), background=name == BACKGROUND_NAME) for name in dict.fromkeys(names)),
+        tuple(ClassEntry(name, (name,), background=name == background) for name in dict.fromkeys(names)),
         source=str(path),
     )
     classes = match_classes([(name,) for name in names], vocabulary)
@@ -222,7 +222,7 @@ def _read_mask(folder: Path, tables: dict[str, TruthMask], classes_from: str, na
 def _refuse_strangers(source: Path, classes: ClassMatch, vocabulary: Vocabulary) -> None:
     """No class in common, but for background, is a mistake and not a score of 0."""
     common = set(range(len(vocabulary.names))).intersection(classes.targets)
-    if not common - {background_class(vocabulary)}:
+    if not common - {vocabulary.background_class}:
         found, expected = _some(classes.missing), _some(vocabulary.names)
         raise TruthError(f"{source}: expected some of the run's classes ({expected}), but found others ({found})")
 

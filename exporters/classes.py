@@ -63,8 +63,8 @@ def classes_of(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
             "vocabulary; leave them out"
         )
     entries = run.vocabulary.classes
-    background = next((index for index, entry in enumerate(entries) if entry.background), None)
-    return Classes(tuple(entry.name for entry in entries), tuple(entry.color for entry in entries), background)
+    colors = tuple(entry.color for entry in entries)
+    return Classes(run.vocabulary.names, colors, run.vocabulary.background_class)
 
 
 def voc_color(value: int) -> Color:

@@ -58,7 +58,7 @@ class Dinoiser(WindowLabeler):
         with stage("pool"):
             pooled = guided_pooling(clip.maskclip, self._affinity(windows, clip))  # F+, Eq. 1
         scores = self._classifier.score(pooled)
-        background = self._vocabulary.background
+        background = self._vocabulary.background_entry
         if background is None or self._parameters.objectness == "none":
             return scores.maps()
         foreground = self._foreground(windows, clip)

@@ -54,7 +54,7 @@ def coco_labels(path: Path, images: Path | None, classes_file: Path | None) -> L
     entries = _entries_of(file)
     vocabulary = own if classes_file is None else listed_classes(classes_file)
     targets = _targets(file, vocabulary)
-    rest = vocabulary.background if vocabulary.background not in targets else None
+    rest = vocabulary.background_class if vocabulary.background_class not in targets else None
     tally = Tally()
     reader = _Reader(file, vocabulary, targets, NOTHING if rest is None else rest, images, tally)
     labels = Labels(

@@ -157,7 +157,9 @@ def _losses(labels: Labels, to: str, given: Mapping[str, Any]) -> list[str]:
         names = labels.vocabulary.names
         lost = f"; {tally.nothing:,} pixels without a label can no longer be told from it" if tally.nothing else ""
         stuff = "; --set variant=stuff keeps it" if to == "coco" else ""
-        notes.append(f"{names[labels.vocabulary.background or 0]!r} is no object, so {to} leaves it out{lost}{stuff}")
+        notes.append(
+            f"{names[labels.vocabulary.background_class or 0]!r} is no object, so {to} leaves it out{lost}{stuff}"
+        )
     if to != "coco" and labels.entries and (changed := labels.entries.changed):
         notes.append(f"{to} numbers classes by their order: category ids are not kept, such as {changed}")
     return notes

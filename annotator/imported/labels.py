@@ -13,7 +13,7 @@ from annotator.errors import ConfigError, ImageError
 from annotator.imported.entries import Entries
 from annotator.prediction import NOTHING, LabelMap, Prediction
 from annotator.record import ImageRecord
-from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
+from annotator.vocabulary import ClassEntry, Vocabulary, names_background
 
 ANY_SIDE = 1
 """Of a photo that is only measured: JPEGs are then decoded at an eighth of their size."""
@@ -97,8 +97,7 @@ def record_of(
     segments = tuple(Prediction(class_map, names, range(len(names)), given).segments())
     tally.photos += 1
     tally.nothing += int((class_map == NOTHING).sum())
-    if vocabulary.background is not None:
-        tally.background += sum(each.area for each in segments if each.class_id == vocabulary.background)
+    tally.background += sum(each.area for each in segments if each.class_id == vocabulary.background_class)
     return ImageRecord(
         path,
         "ok",
@@ -121,7 +120,7 @@ def classes_named(names: list[str], source: Path) -> Vocabulary:
             )
     if not names:
         raise ConfigError(f"{source}: expected classes, but found none")
-    background = next((name for name in names if name.casefold() == BACKGROUND_NAME), None)
+    background = next(filter(names_background, names), None)
     entries = tuple(ClassEntry(name, (name,), background=name == background) for name in names)
     return Vocabulary(entries, source=str(source))
 

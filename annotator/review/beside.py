@@ -62,8 +62,7 @@ def add_truth(fiftyone: Any, opened: Opened, run: RunReader, folder: Path, progr
     Returns how many photos have a truth. Free-text labels are not compared: they have other names.
     """
     truth = open_truth(folder, run, own_classes=run.vocabulary is None)
-    background = next((index for index, entry in enumerate(truth.vocabulary.classes) if entry.background), None)
-    legend = Legend(Classes(truth.names, (None,) * len(truth.names), background))
+    legend = Legend(Classes(truth.names, (None,) * len(truth.names), truth.vocabulary.background_class))
     lookup = np.full(IGNORE + 1, legend.nothing, dtype=legend.kind)
     lookup[: len(truth.names)] = [legend.value(index) for index in range(len(truth.names))]
 

@@ -163,7 +163,7 @@ def test_flags_win_over_a_config_file(folder: Path, annotate: Annotate) -> None:
             (*RUN, "--vocab", "none.txt"),
             "none.txt: no such file; a vocabulary is a file with a class per line, or names: 'cat, dog'",
         ),
-        ((*RUN, "--vocab", "dog, dog"), "vocabulary:2: class 'dog' stands already in line 1; remove one"),
+        ((*RUN, "--vocab", "dog, dog"), "vocabulary, name 2: class 'dog' repeats name 1; remove one"),
         ((*RUN, "--images", "nowhere"), "nowhere"),
         ((*RUN, "--pack", "nothing"), "nothing"),
         ((*RUN, "--device", "cuda:9"), "--device cuda:9: expected auto or one that this machine has"),

@@ -40,6 +40,8 @@ def write(folder: Path, content: str | bytes, name: str = "classes.txt") -> Path
         ("dog\r\ncat, kitten\r\n", [("dog",), ("cat", "kitten")]),
         ("# all\n\n  dog ,puppy,  hound  # pets\n#cat\n", [("dog", "puppy", "hound")]),
         ("dog, dog, puppy\n", [("dog", "puppy")]),  # a synonym twice counts once
+        ("c#, sharp\nf# # key\n#1\n", [("c#", "sharp"), ("f#",)]),
+        ("dog\t# tab\n  # indented\na,#b\n", [("dog",), ("a", "#b")]),
         ("traffic light\nКошка, 猫\n", [("traffic light",), ("Кошка", "猫")]),
     ],
 )
@@ -68,7 +70,7 @@ def test_what_is_written_leaves_out_ignored_and_merged_entries(tmp_path: Path) -
     assert found.class_of_entry.tolist() == [0, 1, 2, -1, 1, 3, 4]
     assert found.class_of_entry.dtype == "int32"
     assert len(found) == 7
-    assert found.background == 0
+    assert (found.background_entry, found.background_class) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,24 @@ def test_other_forms_of_yaml(tmp_path: Path, content: str, names: list[str], tem
 )
 def test_background_by_name(tmp_path: Path, content: str, background: int | None) -> None:
     name = "classes.yaml" if ":" in content else "classes.txt"
-    assert Vocabulary.load(write(tmp_path, content, name)).background == background
+    found = Vocabulary.load(write(tmp_path, content, name))
+    assert (found.background_entry, found.background_class) == (background, background)
+
+
+@pytest.mark.parametrize(
+    ("content", "entry", "index"),
+    [
+        ("a: {ignore: true}\nb: {merge_into: c}\nbackground:\nc:\n", 2, 0),  # entries before it are not written
+        ("a:\nsky: {background: true, ignore: true}\n", 1, None),
+        ("a:\nsky: {background: true, merge_into: a}\n", 1, None),  # class 0 is more than the background
+        ("a:\nb:\n", None, None),
+    ],
+)
+def test_the_background_has_a_place_among_the_entries_and_one_among_the_classes(
+    tmp_path: Path, content: str, entry: int | None, index: int | None
+) -> None:
+    found = Vocabulary.load(write(tmp_path, content, "classes.yaml"))
+    assert (found.background_entry, found.background_class) == (entry, index)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +124,14 @@ def test_background_by_name(tmp_path: Path, content: str, background: int | None
     [
         ("", "1: no class found; write a class name per line"),
         ("# only\n# comments\n", "2: no class found; write a class name per line"),
-        ("cat\n\ndog\ncat\n", "4: class 'cat' stands already in line 1; remove one"),
-        ("dog\r\ncat\r\ndog # again\r\n", "3: class 'dog' stands already in line 1; remove one"),
+        ("cat\n\ndog\ncat\n", "4: class 'cat' repeats line 1; remove one"),
+        ("dog\r\ncat\r\ndog # again\r\n", "3: class 'dog' repeats line 1; remove one"),
+        ("dog\ncat\n  Dog \n", "3: class 'Dog' repeats line 1 ('dog') but for its case; remove one"),
+        (
+            "background\n\nBackground, sky\n",
+            "3: class 'Background' repeats line 1 ('background') but for its case; remove one",
+        ),
+        ("STRASSE\nstraße\n", "2: class 'straße' repeats line 1 ('STRASSE') but for its case; remove one"),
         ("dog\ncat,, kitten\n", "2: an empty name between commas in 'cat,, kitten'; remove the comma"),
         ("dog,\n", "1: an empty name between commas in 'dog,'; remove the comma"),
         (b"dog\ncat\nb\xe4r\n", "3: not UTF-8; save the file as UTF-8"),
@@ -129,7 +154,16 @@ TEMPLATE = 'expected templates such as "a photo of a {}"'
     [
         ("", "1: no class found; write a class name per line"),
         ("{}", "1: no class found; write a class name per line"),
-        ("dog:\ncat:\n\ndog:\n", "4: class 'dog' stands already in line 1; remove one"),
+        ("dog:\ncat:\n\ndog:\n", "4: class 'dog' repeats line 1; remove one"),
+        ("dog:\n'Dog ':\n", "2: class 'Dog' repeats line 1 ('dog') but for its case; remove one"),
+        ("- no\n- cat\n- No\n", "3: class 'No' repeats line 1 ('no') but for its case; remove one"),
+        (
+            "a:\nb: {ignore: true, merge_into: a}",
+            "2: expected 'b' to be ignored or merged into 'a', but found both; keep one of the two",
+        ),
+        ("a:\nb: {merge_into: [a]}", "2: expected merge_into of 'b' to be a class name, but found ['a']"),
+        ("a:\nb: {merge_into: ''}", "2: expected merge_into of 'b' to be a class name, but found ''"),
+        ("a:\nb: {threshold: 2020-02-31}", "2: not valid YAML: no value can be read from '2020-02-31'"),
         ("a:\nb: {background: true}\nc: {background: true}\n", "3: 'c' is a second background; 'b' is one already"),
         ("dog:\ncat: {merge_into: lion}\n", "2: 'cat' merges into 'lion', which is no class here"),
         ("a:\nb: {merge_into: c}\nc: {ignore: true}", "2: 'b' merges into 'c', which is no class here"),
@@ -155,7 +189,7 @@ TEMPLATE = 'expected templates such as "a photo of a {}"'
         ("just words", "1: expected `name: {...}` per class, but found 'just words'"),
         ("dog: {\ncat: ]", "2: not valid YAML: expected the node content, but found ']'"),
         ("dog:\ncat: !!python/name:os.system\n", "2: not valid YAML: could not determine a constructor for the tag"),
-        ("dog:\ncat: {[1]: 2}\n", "2: not valid YAML: found unhashable key"),
+        ("dog:\ncat: {[1]: 2}\n", f"2: unknown key '[1]' for 'cat'; known are {FIELDS}"),
         ("dog:\ncat\x00:\n", "2: not valid YAML: special characters are not allowed"),
         ("classes: [dog]\ntemplates: [a photo]\n", f"2: {TEMPLATE}, but found 'a photo'"),
         ("classes: [dog]\ntemplates: ['{} or {}']", f"2: {TEMPLATE}, but found '{{}} or {{}}'"),
@@ -182,8 +216,11 @@ def test_a_labeler_that_needs_a_background_points_at_the_file(tmp_path: Path) ->
     path = write(tmp_path, "dog\ncat\n\n")
     with pytest.raises(VocabularyError) as error:
         Vocabulary.load(path).require_background("diy")
-    expected = f'{path}:3: no background among 2 classes, and diy needs one; add a line "background"'
-    assert str(error.value) == expected
+    problem = 'no background among 2 classes, and diy needs one; add a class named "background"'
+    assert str(error.value) == f"{path}:3: {problem}"
+    with pytest.raises(VocabularyError) as error:
+        Vocabulary.of(["dog", "cat"]).require_background("diy")
+    assert str(error.value) == f"vocabulary: {problem}"  # there is no line
     assert Vocabulary.of(["dog", "background"]).require_background("diy") == 1
 
 
@@ -198,8 +235,69 @@ def test_from_names_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert as_vocabulary(tmp_path / "cats, dogs.txt").names == ("bus",)
     given = Vocabulary.of(["dog"])
     assert as_vocabulary(given) is given
-    with pytest.raises(VocabularyError, match="vocabulary:2: class 'dog' stands already in line 1"):
-        Vocabulary.of(["dog", "dog"])
+    assert as_vocabulary("c#, cat").names == ("c#", "cat")
+    assert Vocabulary.of(["a #1", "#2"]).names == ("a #1", "#2")  # only files have comments
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["dog", "dog"], ", name 2: class 'dog' repeats name 1; remove one"),
+        (
+            ["background", "Background"],
+            ", name 2: class 'Background' repeats name 1 ('background') but for its case; remove one",
+        ),
+        ("dog, cat,Dog ", ", name 3: class 'Dog' repeats name 1 ('dog') but for its case; remove one"),
+        (["cat,, kitten"], ", name 1: an empty name between commas in 'cat,, kitten'; remove the comma"),
+        (["dog", 1.10], ", name 2: expected text, but found 1.1; put it in quotes"),
+        ([True], ", name 1: expected text, but found True; put it in quotes"),
+        ([], ": no class found; give at least one name"),
+    ],
+)
+def test_mistakes_in_names_in_memory(names: Any, message: str) -> None:
+    with pytest.raises(VocabularyError) as error:
+        as_vocabulary(names)
+    assert str(error.value) == f"vocabulary{message}"
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    ["1", "1.10", "0x1F", "017", "1_000", "1e3", ".inf", "no", "True", "on", "2020-01-01", "2020-02-31", "1:30", "<<"],
+)
+def test_a_name_in_yaml_is_what_stands_there(tmp_path: Path, scalar: str) -> None:
+    """As a key, a list item, a prompt, a merge target, and in a list of classes with templates."""
+    content = f"{scalar}: [{scalar}, x]\ny: {{prompts: [{scalar}, 2.50]}}\nz: {{merge_into: {scalar}}}\n"
+    found = Vocabulary.load(write(tmp_path, content, "classes.yaml"))
+    assert [entry.name for entry in found.entries] == [scalar, "y", "z"]
+    assert [entry.prompts for entry in found.entries] == [(scalar, "x"), (scalar, "2.50"), ("z",)]
+    assert (found.entries[2].merge_into, found.class_of_entry.tolist()) == (scalar, [0, 1, 0])
+    for listed in (f"- {scalar}\n- y\n", f"classes: [{scalar}, y]\ntemplates: ['a {{}}']\n"):
+        assert Vocabulary.load(write(tmp_path, listed, "classes.yaml")).names == (scalar, "y")
+
+
+def test_nothing_after_merge_into_is_no_target(tmp_path: Path) -> None:
+    content = "'null':\na: {merge_into: null}\nb:\n  merge_into:\nc: {merge_into: 'null'}\n"
+    found = Vocabulary.load(write(tmp_path, content, "classes.yaml"))
+    assert [entry.merge_into for entry in found.entries] == [None, None, None, "null"]
+
+
+def test_fields_may_be_shared_by_an_anchor(tmp_path: Path) -> None:
+    content = "dog: &rare {threshold: 0.5, prompts: [1.10]}\ncat: {<<: *rare, prompts: [no]}\n"
+    found = Vocabulary.load(write(tmp_path, content, "classes.yaml"))
+    assert [(entry.threshold, entry.prompts) for entry in found.entries] == [(0.5, ("1.10",)), (0.5, ("no",))]
+
+
+def test_a_run_of_an_earlier_version_stays_readable() -> None:
+    """Its vocabulary may hold what is refused today."""
+    entry = {"prompts": ["x"], "color": None, "threshold": None, "background": False, "ignore": False}
+    old = [
+        {"name": "background", **entry, "merge_into": None, "background": True},
+        {"name": "Background", **entry, "merge_into": None},
+        {"name": "dog", **entry, "merge_into": "Background", "ignore": True},
+    ]
+    found = Vocabulary.from_dict({"source": "classes.txt", "templates": [], "entries": old})
+    assert found.names == ("background", "Background")
+    assert found.background_class == 0
 
 
 def test_survives_a_manifest(tmp_path: Path) -> None:

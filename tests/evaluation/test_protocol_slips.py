@@ -141,7 +141,7 @@ def test_background_is_the_first_class_or_none(name: str) -> None:
     benchmark = load_benchmark(name)
     with_background = name in ("voc21", "context60", "coco-object")
     assert benchmark.background == with_background
-    assert benchmark.vocabulary.background == (0 if with_background else None)
+    assert benchmark.vocabulary.background_class == (0 if with_background else None)
     assert ("background" in benchmark.classes) == with_background
 
 

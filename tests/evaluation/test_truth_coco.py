@@ -99,6 +99,19 @@ def test_a_photo_without_annotations_is_background(paint: Callable) -> None:
     assert paint() == [[0] * 5] * 4
 
 
+def test_a_category_of_the_file_may_be_the_background(make_run: Callable, tmp_path: Path) -> None:
+    """Whatever its case, it is where nothing is annotated, and there is no second one."""
+    file = tmp_path / "truth.json"
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "Background"}]
+    content = {**coco(annotation(1, [box(0, 0, 2, 4)]), annotation(2, [box(2, 0, 1, 4)])), "categories": categories}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    truth = open_truth(file, make_run({"x.jpg": np.zeros((4, 5))}, None), own_classes=True)
+    mask = truth.mask("x.jpg", (4, 5))
+    assert mask is not None
+    assert (truth.names, truth.vocabulary.background_class) == (("dog", "Background"), 1)
+    assert mask.tolist() == [[0, 0, 1, 1, 1]] * 4
+
+
 @pytest.mark.parametrize("form", [uncompressed, compressed], ids=lambda form: form.__name__)
 def test_run_length_masks_with_holes(paint: Callable, form: Callable) -> None:
     ring = [[1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 1]]

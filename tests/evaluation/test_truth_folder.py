@@ -143,6 +143,17 @@ def test_class_names_meet(
     assert (f"not scored: {listed.split(',')[0]}." in " ".join(truth.notes)) == (expected == IGNORE)
 
 
+def test_a_class_that_the_background_is_merged_into_is_a_class_in_common(
+    make_run: Callable, save_mask: Callable
+) -> None:
+    entries = (ClassEntry("stuff", ("stuff",), background=True, merge_into="sky"), ClassEntry("sky", ("sky",)))
+    folder = save_mask("x.png", [[0, 1]]).parent
+    (folder / "classes.txt").write_text("background\nsky\n", encoding="utf-8")
+    mask = open_truth(folder, make_run({"x.jpg": [[0, 0]]}, Vocabulary(entries))).mask("x.jpg", (1, 2))
+    assert mask is not None
+    assert mask.tolist() == [[0, 0]]
+
+
 def test_photos_are_counted(make_run: Callable, save_mask: Callable) -> None:
     """One scored, two without truth, one failed; a mask of no photo is told as well."""
     folder = save_mask("a/x.png", ROW).parent.parent

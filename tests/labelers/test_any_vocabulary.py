@@ -98,7 +98,7 @@ def found_weights() -> vit.Dino:
 def reference(name: str, photo: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """H x W x entries."""
     clip, text, owners = clip_weights(), *names_and_owners(vocabulary)
-    background = next((index for index, entry in enumerate(vocabulary.entries) if entry.background), None)
+    background = vocabulary.background_entry
     if name == "maskclip":
         return methods.maskclip(photo, clip, text, owners, **REFERENCE_WINDOWS)[0]
     if name == "dinoiser":
