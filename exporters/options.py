@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
-from exporters.pieces import View
+from exporters.pieces import SelectedRecord, View
 
 SPLITS = ("train", "val", "test")
 
@@ -28,7 +28,7 @@ Keep = Callable[[ImageRecord], bool]
 class CommonOptions:
     """min_count: of labels that a labeler made up, those in fewer photos are left out.
     top:       of such labels at most so many, those in most photos.
-    min_score: segments with a lower score count as unlabelled.
+    min_score: segments with a lower score are left out; their pixels count as unlabelled, but fill no hole.
     """
 
     min_count: int = 1
@@ -90,9 +90,10 @@ class SplitOptions(CommonOptions):
 
 @dataclass(frozen=True)
 class PieceOptions(CommonOptions):
-    """instances:  every connected part of a class is an annotation of its own; else all pixels of a class are one.
+    """instances:  each connected part of each segment is an annotation of its own; else all pixels of a class are one.
     min_area:   connected parts with fewer pixels are left out.
-    fill_holes: unlabelled pixels that a mask encloses join it; masks stay disjoint.
+    fill_holes: unlabelled pixels that a mask encloses join it, and so do parts that min_area left out. A hole with a
+                label stays, whether the format has its class or not; masks stay disjoint.
     """
 
     instances: bool = False
@@ -177,8 +178,9 @@ class SelectedRun(RunReader):
             if self._keep and not self._keep(record):
                 continue
             kept = tuple(segment for segment in record.segments if segment.score >= self._min_score)
-            self.hidden += len(record.segments) - len(kept)
-            yield record if len(kept) == len(record.segments) else replace(record, segments=kept)
+            left_out = tuple(segment for segment in record.segments if not segment.score >= self._min_score)  # NaN, too
+            self.hidden += len(left_out)
+            yield SelectedRecord(**vars(record) | {"segments": kept, "left_out": left_out}) if left_out else record
 
 
 def label_counts(run: RunReader) -> list[LabelCount]:

@@ -1,4 +1,4 @@
-"""What becomes one annotation: a class of a photo, or a connected part of it."""
+"""What becomes one annotation: a class of a photo, or each connected part of its segments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from annotator.prediction import NOTHING, LabelMap, Segment, encode
+from annotator.prediction import NOTHING, LabelMap, Mask, Segment, decode, encode
 from annotator.run import ImageRecord
 
 TOUCHING = np.ones((3, 3), dtype=np.bool_)
@@ -24,15 +24,23 @@ IndexOf = Callable[[Segment], int]
 class View:
     """How a photo is cut up.
 
-    instances:  every connected part of a class is a piece of its own.
+    instances:  each connected part of each segment is a piece of its own, so that two segments of one class that
+                touch stay two.
     min_area:   connected parts with fewer pixels are left out.
-    fill_holes: pixels without a label join the piece that encloses them, after small parts are out; pieces
-                stay disjoint.
+    fill_holes: pixels that no segment holds, and those of parts that min_area left out, join the piece that encloses
+                them. A hole that the record labels stays, whether its class is exported or not. Pieces stay disjoint.
     """
 
     instances: bool = False
     min_area: int = 0
     fill_holes: bool = False
+
+
+@dataclass(frozen=True)
+class SelectedRecord(ImageRecord):
+    """A photo of which some segments are not exported. left_out: these; their pixels are labelled all the same."""
+
+    left_out: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,32 +76,49 @@ def pieces(record: ImageRecord, index_of: IndexOf, view: View) -> list[Piece]:
     """By class, then in reading order. Decodes no mask for the plain view."""
     if view != View():
         return list(piece_map(record, index_of, view).pieces().values())
-    return [_merged(index, group, record.size) for index, group in _by_class(record, index_of).items()]
+    groups = _by_class(record, index_of).items()
+    return [_merged(index, [record.segments[place] for place in group], record.size) for index, group in groups]
 
 
 def piece_map(record: ImageRecord, index_of: IndexOf, view: View) -> PieceMap:
     """The same as pixels."""
-    groups = _by_class(record, index_of)
-    lookup = np.array([index_of(segment) for segment in record.segments] + [NOTHING], dtype=np.int32)
-    class_map = lookup[record.prediction().label_map]
+    label_map = record.prediction().label_map
+    sources = _sources(record, index_of, view)
+    lookup = np.full(len(record.segments) + 1, NOTHING, dtype=np.int32)  # the last one for pixels without a segment
+    for number, (_, group) in enumerate(sources):
+        lookup[group] = number
+    source_map = lookup[label_map]
     numbers = np.full(record.size, NOTHING, dtype=np.int32)
     class_indices: list[int] = []
     scores: list[float] = []
-    for index, group in groups.items():
-        box = _box(group)
-        parts, count = _parts(class_map[box] == index, view)
+    for number, (index, group) in enumerate(sources):
+        segments = [record.segments[place] for place in group]
+        box = _box(segments)
+        parts, count = _parts(source_map[box] == number, view)
         numbers[box][parts > 0] = len(scores) + parts[parts > 0] - 1
         class_indices += [index] * count
-        scores += [_score(group)] * count
+        scores += [_score(segments)] * count
+    if len(sources) > len({index for index, _ in sources}):
+        scores = _into_reading_order(numbers, class_indices, scores)
     if view.fill_holes:
-        _fill_holes(numbers)
+        _fill_holes(numbers, ((label_map == NOTHING) | (source_map != NOTHING)) & ~_left_out(record))
     return PieceMap(numbers, tuple(class_indices), tuple(scores))
 
 
-def _by_class(record: ImageRecord, index_of: IndexOf) -> dict[int, list[Segment]]:
-    groups: dict[int, list[Segment]] = {}
-    for segment in record.segments:
-        groups.setdefault(index_of(segment), []).append(segment)
+def _sources(record: ImageRecord, index_of: IndexOf, view: View) -> list[tuple[int, list[int]]]:
+    """What is cut into parts, by class: (class index, places of its segments); a segment alone where instances are
+    asked for."""
+    groups = _by_class(record, index_of)
+    if view.instances:
+        return [(index, [place]) for index, group in groups.items() for place in group]
+    return list(groups.items())
+
+
+def _by_class(record: ImageRecord, index_of: IndexOf) -> dict[int, list[int]]:
+    """Class index -> places of its segments in the record."""
+    groups: dict[int, list[int]] = {}
+    for place, segment in enumerate(record.segments):
+        groups.setdefault(index_of(segment), []).append(place)
     return {index: groups[index] for index in sorted(groups) if index != NOTHING}
 
 
@@ -119,7 +144,15 @@ def _box(group: list[Segment]) -> tuple[slice, slice]:
     return slice(int(y.min()), int((y + height).max())), slice(int(x.min()), int((x + width).max()))
 
 
-def _parts(mask: NDArray[np.bool_], view: View) -> tuple[NDArray[np.int32], int]:
+def _left_out(record: ImageRecord) -> Mask:
+    """H x W: where the photo has a label that the record no longer has."""
+    mask = np.zeros(record.size, dtype=np.bool_)
+    for segment in record.left_out if isinstance(record, SelectedRecord) else ():
+        mask |= decode(segment.rle, record.size)
+    return mask
+
+
+def _parts(mask: Mask, view: View) -> tuple[NDArray[np.int32], int]:
     """H x W mask -> H x W numbers of its parts from 1, 0 elsewhere, and how many there are."""
     if not view.instances and view.min_area <= 1:
         return mask.astype(np.int32), 1
@@ -130,7 +163,18 @@ def _parts(mask: NDArray[np.bool_], view: View) -> tuple[NDArray[np.int32], int]
     return numbers[parts], int(numbers.max())
 
 
-def _fill_holes(numbers: LabelMap) -> None:
+def _into_reading_order(numbers: LabelMap, class_indices: list[int], scores: list[float]) -> list[float]:
+    """Numbers the parts of each class anew, in place, by their first pixel -> their scores in the new order."""
+    first = np.empty(len(scores), dtype=np.int64)
+    pixels = np.flatnonzero(numbers != NOTHING)[::-1]
+    first[numbers.ravel()[pixels]] = pixels  # of the pixels of a part, the first in reading order is written last
+    order = np.lexsort((first, np.array(class_indices)))
+    renumbered = np.append(np.argsort(order), NOTHING).astype(np.int32)
+    numbers[:] = renumbered[numbers]
+    return [scores[number] for number in order]
+
+
+def _fill_holes(numbers: LabelMap, open_to_fill: Mask) -> None:
     """In place; the innermost piece wins, being the smaller."""
     boxes = [(number, box) for number, box in enumerate(ndimage.find_objects(numbers + 1)) if box is not None]
     boxes.sort(key=lambda item: (item[1][0].stop - item[1][0].start) * (item[1][1].stop - item[1][1].start))
@@ -138,4 +182,4 @@ def _fill_holes(numbers: LabelMap) -> None:
         region = numbers[box]
         outside, _ = ndimage.label(np.pad(region != number, 1, constant_values=True))
         enclosed = outside[1:-1, 1:-1] > 1  # 1 is the outside, as the padded corner comes first
-        region[enclosed & (region == NOTHING)] = number
+        region[enclosed & (region == NOTHING) & open_to_fill[box]] = number

@@ -62,7 +62,9 @@ def apply(edits: Edits, record: ImageRecord, legend: Legend) -> tuple[Segment, .
         sheet.paint(before[number] & untouched, None)
     for number, shape in edits.reshaped.items():
         if shape is not None:
-            sheet.paint(shape.mask & (untouched | ~before[number]), shape.label)
+            sheet.paint(
+                shape.mask & (untouched | ~before[number]), shape.label, origin=sheet.segment_of(before[number])
+            )
     for shape in edits.added:
         sheet.paint(shape.mask, shape.label)
     return sheet.segments()
@@ -104,9 +106,19 @@ class _Sheet:
         else:
             self.paint(self._before == index, label)
 
-    def paint(self, mask: Mask, label: str | None, erased: int | None = None) -> None:
-        """label: None erases. erased: what that leaves, else the background where there is one."""
-        self._map[mask] = self._place(label) if label is not None else self._background() if erased is None else erased
+    def segment_of(self, part: Mask) -> int:
+        """The number of the segment that an instance was cut from."""
+        return int(self._before[part][0])
+
+    def paint(self, mask: Mask, label: str | None, erased: int | None = None, *, origin: int | None = None) -> None:
+        """label:  None erases.
+        erased: what that leaves, else the background where there is one.
+        origin: the segment that takes the pixels if it has the label, so that instances of one class stay apart.
+        """
+        if label is not None:
+            self._map[mask] = self._place(label, origin)
+        else:
+            self._map[mask] = self._background() if erased is None else erased
         self._by_hand |= mask
 
     def segments(self) -> tuple[Segment, ...]:
@@ -133,8 +145,8 @@ class _Sheet:
         background = self._legend.classes.background
         return NOTHING if background is None else self._place(self._legend.classes.names[background])
 
-    def _place(self, label: str) -> int:
-        """The first segment of that class, or a new one."""
+    def _place(self, label: str, origin: int | None = None) -> int:
+        """The segment `origin` if it is of that class, else the first one that is, or a new one."""
         classes = self._legend.classes
         names = {name: index for index, name in enumerate(classes.names)}
         if not classes.open_labels and label not in names:
@@ -143,9 +155,13 @@ class _Sheet:
                 "mend it in the app and pull again"
             )
         key = normalise(label) if classes.open_labels else label
-        for index, segment in enumerate(self._segments):
-            if (normalise(segment.label) if classes.open_labels else segment.label) == key:
-                return index
+        alike = [
+            index
+            for index, segment in enumerate(self._segments)
+            if (normalise(segment.label) if classes.open_labels else segment.label) == key
+        ]
+        if alike:
+            return origin if origin in alike else alike[0]
         class_id = NOTHING if classes.open_labels else names[label]
         self._segments.append(Segment(label, class_id, 1.0, 0, (0, 0, 0, 0), b""))
         return len(self._segments) - 1

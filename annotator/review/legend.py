@@ -28,7 +28,7 @@ MOST_CLASSES = 2**16 - 2
 
 @dataclass(frozen=True)
 class Part:
-    """A connected part of a class. box: (x, y, width, height); mask: height x width, inside the box."""
+    """A connected part of a segment. box: (x, y, width, height); mask: height x width, inside the box."""
 
     number: int
     class_index: int
@@ -86,7 +86,7 @@ class Legend:
         return mask
 
     def parts(self, record: ImageRecord) -> list[Part]:
-        """Instances: the connected parts of all classes but the background. The same for the same labels, always."""
+        """Instances: each connected part of each segment but the background's. The same for the same labels, always."""
         view = View(instances=True, min_area=max(int(record.width * record.height * SMALLEST_PART), 1))
         found = piece_map(record, self._thing, view)
         parts = []

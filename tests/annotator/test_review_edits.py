@@ -147,6 +147,22 @@ def test_a_person_may_make_up_a_class_only_where_the_labeler_may() -> None:
         apply(Edits(values=values), closed, WITHOUT)
 
 
+def test_instances_of_one_class_that_touch_stay_apart_when_one_is_edited() -> None:
+    """The labeler gave two cats side by side; a person adds a pixel to the second, and makes the first a dog."""
+    label_map = np.zeros(SIZE, dtype=np.int32)
+    label_map[:, 8:] = 1
+    label_map[:, 12:] = NOTHING
+    record = record_of(label_map, ("a cat", "cats"), OPEN)
+    first, second = OPEN.parts(record)
+    assert (first.box, second.box) == ((0, 0, 8, 13), (8, 0, 4, 13))
+    larger = label_map == 1
+    larger[0, 12] = True
+    (left, right) = apply(Edits(reshaped={second.number: Shape("cat", larger)}), record, OPEN)
+    assert (left, right.label, right.area, right.bbox) == (record.segments[0], "cats", 4 * 13 + 1, (8, 0, 5, 13))
+    relabelled = apply(Edits(reshaped={first.number: Shape("dog", label_map == 0)}), record, OPEN)
+    assert [(segment.label, segment.area) for segment in relabelled] == [("cats", 4 * 13), ("dog", 8 * 13)]
+
+
 def test_the_app_draws_every_class_but_the_background() -> None:
     label_map = np.array([[0, 1, 2], [NOTHING, 3, 0]], np.int32)
     assert WITH_BACKGROUND.values(record_of(label_map, NAMES, WITH_BACKGROUND)).tolist() == [[0, 2, 3], [255, 4, 0]]

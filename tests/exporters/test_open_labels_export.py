@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from helpers_formats import save_photos
 from PIL import Image
 from pycocotools.coco import COCO
 
 from annotator.errors import ConfigError
-from exporters.base import export
+from exporters.base import export, find
 
 LABELS = ["a dog", "Dogs", "the sky", "zebra"]
 MAPS = {
@@ -48,6 +49,32 @@ def test_coco_categories(make_run, tmp_path, options, names) -> None:
     left_out = 3 - len(names)
     told = [note for note in summary.notes if "too rare" in note]
     assert told == ([f"{left_out} of 3 labels are left out as too rare"] if left_out else [])
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo-seg", "voc", "labelme", "cvat", "label-studio", "datumaro"])
+def test_two_segments_of_one_class_that_touch_are_two_instances(make_run, tmp_path, name) -> None:
+    """Of two dogs side by side, one in two parts, and a sky: one mask per class, or every segment's own parts."""
+    label_map = np.array([[0, 0, 1, 1], [2, 2, 1, 1], [2, 2, 2, 2], [0, 2, 2, 2]], dtype=np.int32)
+    root = save_photos(tmp_path / "photos", {"a.jpg": label_map})
+    run = make_run({"a.jpg": label_map}, None, labels=["a dog", "Dogs", "the sky"], root=root)
+    for instances, count in ((False, 2), (True, 4)):
+        out = (tmp_path / f"out-{instances}" / "out").with_suffix(find(name).suffix)
+        assert export(name, run, out, {"instances": instances}).annotations == count
+
+
+def test_touching_instances_in_coco_and_its_panoptic_form(make_run, tmp_path) -> None:
+    label_map = np.array([[0, 0, 1, 1], [2, 2, 1, 1]], dtype=np.int32)
+    run = make_run({"a.jpg": label_map}, None, labels=["a dog", "Dogs", "the sky"], scores=[0.3, 0.8, 0.5])
+    export("coco", run, tmp_path / "labels.json", {"instances": True})
+    loaded = COCO(str(tmp_path / "labels.json"))
+    masks = [(each["score"], loaded.annToMask(each).tolist()) for each in loaded.dataset["annotations"]]
+    assert masks == [
+        (0.3, [[1, 1, 0, 0], [0, 0, 0, 0]]),
+        (0.8, [[0, 0, 1, 1], [0, 0, 1, 1]]),
+        (0.5, [[0, 0, 0, 0], [1, 1, 0, 0]]),
+    ]
+    export("coco", run, tmp_path / "panoptic.json", {"instances": True, "variant": "panoptic"})
+    assert np.asarray(Image.open(tmp_path / "panoptic/a.png"))[..., 0].tolist() == [[1, 1, 2, 2], [3, 3, 2, 2]]
 
 
 def test_masks_hold_nothing_where_a_label_is_left_out(make_run, tmp_path) -> None:
