@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from annotator.errors import ConfigError
+from annotator.spelling import Spell, current_spelling, in_python, option, spelled
 
 Parameters = TypeVar("Parameters")
 MAX_PIXELS = 178_956_970
@@ -66,10 +67,12 @@ class RunConfig:
         for name, low in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ValueError(f"{name}: expected at least {low}, but got {value}")
+                raise ValueError(f"{option(name)}: expected at least {low}, but got {value}")
         for name in ("ray_address", "actors", "gpus_per_actor"):
             if self.engine != "ray" and getattr(self, name) is not None:
-                raise ValueError(f"{name}: expected with the engine 'ray' only, but the engine is {self.engine!r}")
+                raise ValueError(
+                    f"{option(name)}: expected with the engine 'ray' only, but the engine is {self.engine!r}"
+                )
 
     @classmethod
     def load(cls, path: str | Path | None, given: Mapping[str, Any]) -> RunConfig:
@@ -83,7 +86,12 @@ class RunConfig:
                 values[name] = {**values[name], **value}
             elif value not in (None, {}):
                 values[name] = value
-        return parameters_from(cls, values, str(path or "annotate run"))
+        typed, flags = current_spelling(), {name for name, value in given.items() if value not in (None, {})}
+
+        def spell(name: str, value: Any = None, /) -> str:
+            return in_python(name, value) if path and name not in flags else typed(name, value)
+
+        return parameters_from(cls, values, str(path or "annotate run"), spell)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -99,30 +107,40 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content or {}
 
 
-def parameters_from(kind: type[Parameters], given: Mapping[str, Any], owner: str) -> Parameters:
+def parameters_from(
+    kind: type[Parameters], given: Mapping[str, Any], owner: str, spell: Spell = in_python
+) -> Parameters:
     """Builds the dataclass `kind` from values by name; a wrong name or type is a one-line error.
 
     owner: whose parameters these are, for the message ("labeler dinoiser").
+    spell: how whoever gave them writes their names.
     """
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{owner} has no setting {name!r} (it has {', '.join(fields) or 'none'}){hint}")
-    values = {name: _convert(value, hints[name], f"{owner}: {name}") for name, value in given.items()}
+            hint = f"; did you mean {_shown(near[0], spell)}?" if near else ""
+            known = ", ".join(map(spell, fields)) or "none"
+            raise ConfigError(f"{owner} has no setting {_shown(name, spell)} (it has {known}){hint}")
+    values = {name: _convert(value, hints[name], f"{owner}: {spell(name)}") for name, value in given.items()}
     missing = [
         name
         for name, field in fields.items()
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{owner}: {', '.join(missing)} must be set")
+        raise ConfigError(f"{owner}: {', '.join(map(spell, missing))} must be set")
     try:
-        return kind(**values)
+        with spelled(spell):
+            return kind(**values)
     except ValueError as error:
         raise ConfigError(f"{owner}: {error}") from None
+
+
+def _shown(name: Any, spell: Spell) -> str:
+    """A name in quotes, where nothing else sets it off from the sentence."""
+    return repr(name) if spell(str(name)) == str(name) else spell(name)
 
 
 def settings_of(kind: type) -> list[tuple[str, str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
 from annotator.errors import ConfigError
 from annotator.run import RunReader, write_atomically
+from annotator.spelling import option
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
 from evaluation.confusion import Evaluation, evaluate_run
 from evaluation.layouts import Dataset, TruthForm, find_dataset
@@ -110,7 +111,7 @@ def spread(keys: Sequence[str], subset: int | None) -> list[str]:
     if subset is None or subset >= len(keys):
         return list(keys)
     if subset < 1:
-        raise ConfigError(f"subset: expected at least 1 photo, but got {subset}")
+        raise ConfigError(f"{option('subset')}: expected at least 1 photo, but got {subset}")
     return [keys[position * len(keys) // subset] for position in range(subset)]
 
 

@@ -13,14 +13,16 @@ entry-point group `annotator.exporters`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from annotator.config import parameters_from
+from annotator.errors import ConfigError
 from annotator.registry import Registry
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import current_spelling, option
 from exporters.options import Amend, CommonOptions, Keep, SelectedRun, SplitOptions
 
 BUILT_IN = {
@@ -107,7 +109,7 @@ def export(
     keep:  which photos to export, such as approved ones only; asked after `amend`.
     """
     registration = find(name)
-    options: Any = parameters_from(registration.options, given or {}, f"format {name}")
+    options = _options_from(registration, given or {})
     selected = SelectedRun(run, options.min_score if isinstance(options, CommonOptions) else 0.0, amend, keep)
     if registration.suffix and isinstance(options, SplitOptions) and len(options.splits) > 1:
         summary = _export_splits(registration, selected, out, options)
@@ -116,6 +118,21 @@ def export(
     if selected.hidden:
         summary.notes.append(f"{selected.hidden:,} segments are left out, as they score under {options.min_score:g}")
     return summary
+
+
+def _options_from(registration: Registration, given: Mapping[str, Any]) -> Any:
+    """A name that other formats know is no slip of the pen, so the message says which do."""
+    own = _option_names(registration)
+    for name in given:
+        if name not in own and (having := [each for each in BUILT_IN if name in _option_names(find(each))]):
+            raise ConfigError(
+                f"format {registration.name} has no {option(name)}, which is for {', '.join(having)}; leave it out"
+            )
+    return parameters_from(registration.options, given, f"format {registration.name}", current_spelling())
+
+
+def _option_names(registration: Registration) -> list[str]:
+    return [field.name for field in fields(registration.options)]
 
 
 def _export_splits(registration: Registration, run: RunReader, out: Path, options: SplitOptions) -> ExportSummary:

@@ -24,6 +24,7 @@ from PIL import Image
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.files import Names, json_line, labelled, list_writer, refuse_among_photos, replacing, writing
@@ -53,9 +54,11 @@ class CocoOptions(PolygonOptions, SplitOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variant == "stuff" and self.instances:
-            raise ValueError("variant stuff has one mask per class and photo; leave out instances")
+            raise ValueError(
+                f"{option('variant', 'stuff')} has one mask per class and photo; leave out {option('instances')}"
+            )
         if self.simplify and (self.variant, self.segmentation) != ("instances", "polygon"):
-            raise ValueError("simplify is for polygons; leave it out here")
+            raise ValueError(f"{option('simplify')} is for polygons; leave it out here")
 
 
 @register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff", suffix=".json")

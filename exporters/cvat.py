@@ -16,6 +16,7 @@ from typing import Literal
 from annotator.errors import ConfigError
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.files import labelled, writing
@@ -35,7 +36,9 @@ class CvatOptions(PolygonOptions, SplitOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify and self.shape == "mask":
-            raise ValueError("simplify is for polygons; leave it out here, or ask for shape polygon")
+            raise ValueError(
+                f"{option('simplify')} is for polygons; leave it out here, or ask for {option('shape', 'polygon')}"
+            )
 
 
 @register("cvat", CvatOptions, "CVAT for images 1.1: masks or polygons in one XML", suffix=".xml")

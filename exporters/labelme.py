@@ -22,6 +22,7 @@ from PIL import Image
 
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.storage import is_remote
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
@@ -43,7 +44,7 @@ class LabelmeOptions(PolygonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify and self.shape == "mask":
-            raise ValueError("simplify is for polygons; leave it out here")
+            raise ValueError(f"{option('simplify')} is for polygons; leave it out here")
 
 
 @register("labelme", LabelmeOptions, "LabelMe: a JSON of polygons or masks per photo")

@@ -13,6 +13,7 @@ from PIL import Image
 from annotator.decode import decode
 from annotator.errors import ConfigError, ImageError
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.storage import is_remote
 from exporters.base import ExportSummary
 from exporters.files import copy_file, json_line, replacing
@@ -119,7 +120,7 @@ def refuse_links(run: RunReader, photos: str) -> None:
     if photos == "link" and is_remote(run.image_root):
         raise ConfigError(
             f"{run.image_root}: expected photos on this machine to link to, but they are at a URL; "
-            "--photos copy fetches them, --photos none leaves them out"
+            f"{option('photos', 'copy')} fetches them, {option('photos', 'none')} leaves them out"
         )
 
 

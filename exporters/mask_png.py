@@ -21,6 +21,7 @@ from PIL import Image
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.files import (
@@ -56,7 +57,7 @@ class MaskPngOptions(SplitOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.preset == "plain" and self.split:
-            raise ValueError("preset plain has no splits; ask for voc, mmseg, ade or hf")
+            raise ValueError(f"{option('preset', 'plain')} has no splits; ask for voc, mmseg, ade or hf")
 
 
 @register("mask-png", MaskPngOptions, "a PNG of class indices per photo; layouts voc, mmseg, ade, hf")
@@ -171,4 +172,6 @@ def _refuse_sources(run: RunReader, out: Path, folders: set[Path]) -> None:
         refuse_among_photos(run, folder)
     written = out / "classes.txt"
     if run.vocabulary and written.exists() and os.path.realpath(run.vocabulary.source) == str(written.resolve()):
-        raise ConfigError(f"{written} is the run's own vocabulary, and would be overwritten; choose another --out")
+        raise ConfigError(
+            f"{written} is the run's own vocabulary, and would be overwritten; choose another {option('out')}"
+        )

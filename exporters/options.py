@@ -13,6 +13,7 @@ from typing import Literal
 
 from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.pieces import View
 
 SPLITS = ("train", "val", "test")
@@ -37,11 +38,11 @@ class CommonOptions:
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
-            raise ValueError(f"min_count: expected 1 or more photos, but got {self.min_count}")
+            raise ValueError(f"{option('min_count')}: expected 1 or more photos, but got {self.min_count}")
         if self.top is not None and self.top < 1:
-            raise ValueError(f"top: expected 1 or more classes, but got {self.top}")
+            raise ValueError(f"{option('top')}: expected 1 or more classes, but got {self.top}")
         if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score: expected 0 to 1, but got {self.min_score}")
+            raise ValueError(f"{option('min_score')}: expected 0 to 1, but got {self.min_score}")
 
 
 EVERYTHING = CommonOptions()
@@ -102,7 +103,7 @@ class PieceOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_area < 0:
-            raise ValueError(f"min_area: expected 0 or more pixels, but got {self.min_area}")
+            raise ValueError(f"{option('min_area')}: expected 0 or more pixels, but got {self.min_area}")
 
     @property
     def view(self) -> View:
@@ -119,7 +120,7 @@ class PolygonOptions(PieceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify < 0:
-            raise ValueError(f"simplify: expected 0 or more pixels, but got {self.simplify}")
+            raise ValueError(f"{option('simplify')}: expected 0 or more pixels, but got {self.simplify}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def shares_of(split: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if not 2 <= len(shares) <= len(SPLITS) or any(not share >= 0 for share in shares) or not 0 < sum(shares) < 1e9:
-        raise ValueError(f"split: expected shares of train/val or train/val/test such as 0.9/0.1, but got {split!r}")
+        raise ValueError(
+            f"{option('split')}: expected shares of train/val or train/val/test such as 0.9/0.1, but got {split!r}"
+        )
     return tuple(share / sum(shares) for share in shares)
 
 

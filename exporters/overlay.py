@@ -13,6 +13,7 @@ from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.fonts import fitted, font_for
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.vocabulary import Color
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
@@ -35,7 +36,7 @@ class OverlayOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.opacity <= 1:
-            raise ValueError(f"opacity: expected 0 to 1, but got {self.opacity}")
+            raise ValueError(f"{option('opacity')}: expected 0 to 1, but got {self.opacity}")
 
 
 @register("overlay", OverlayOptions, "the photo with coloured masks and a legend, to look at")

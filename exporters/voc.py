@@ -25,6 +25,7 @@ from PIL import Image
 from annotator.errors import ConfigError
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, replacing, write_text, writing
@@ -84,7 +85,9 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
     with writing(out / "labelmap.txt") as file:
         file.write(_label_map(classes, values))
     if dropped:
-        summary.notes.append(f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise min_area")
+        summary.notes.append(
+            f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise {option('min_area')}"
+        )
     if unlisted:
         summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
     photos.note(summary)

@@ -53,7 +53,7 @@ def test_flags_reach_the_format(make_run, noise, tmp_path) -> None:
 
 def test_flags_of_another_format_are_refused(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.zeros((1, 1), dtype=np.int32)}, NAMES)
-    with pytest.raises(ConfigError, match="format overlay has no setting 'split'"):
+    with pytest.raises(ConfigError, match="format overlay has no --split, which is for coco, mask-png"):
         export(run.directory, "--format", "overlay", "--split", "0.9/0.1")
 
 
