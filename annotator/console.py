@@ -228,7 +228,7 @@ def print_formats() -> None:
 
 def print_export(summary: ExportSummary) -> None:
     written = f"{count(summary.images, 'photo')}, {count(summary.annotations, 'annotation')}"
-    out.print(f"{written} → {escape(str(summary.out))}")
+    out.print(f"{written} → {escape(', '.join(map(str, summary.files)))}")
     for note in summary.notes:
         out.print(f"  note: {escape(note)}")
 

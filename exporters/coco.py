@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
@@ -64,12 +63,13 @@ class CocoOptions(PolygonOptions, SplitOptions):
 @register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff", suffix=".json")
 def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     """Streams the run into one JSON; needs disk, not memory, for all photos."""
-    if out.suffix != ".json" or out.is_dir():
-        raise ConfigError(f"expected --out to name a .json file for COCO, but got {out}")
     classes = classes_of(run, options)
     summary = ExportSummary(out, notes=[*classes.notes])
     if options.variant == "panoptic":
-        refuse_among_photos(run, out.with_suffix(""))
+        folder = out.with_suffix("")
+        refuse_among_photos(run, folder)
+        folder.mkdir(exist_ok=True)
+        summary.files.append(folder)
     left_out = None if options.variant == "stuff" else classes.background
 
     def index_of(segment: Segment) -> int:

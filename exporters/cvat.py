@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from annotator.errors import ConfigError
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
@@ -44,8 +43,6 @@ class CvatOptions(PolygonOptions, SplitOptions):
 @register("cvat", CvatOptions, "CVAT for images 1.1: masks or polygons in one XML", suffix=".xml")
 def export(run: RunReader, out: Path, options: CvatOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
-    if out.suffix != ".xml" or out.is_dir():
-        raise ConfigError(f"expected --out to name an .xml file for CVAT, but got {out}")
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify)
     with writing(out) as file:

@@ -22,7 +22,6 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from annotator.errors import ConfigError
 from annotator.prediction import Mask, decode
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
@@ -49,10 +48,9 @@ class LabelStudioOptions(PieceOptions, SplitOptions):
 @register("label-studio", LabelStudioOptions, "Label Studio: predictions as brush masks", suffix=".json")
 def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
-    if out.suffix != ".json" or out.is_dir():
-        raise ConfigError(f"expected --out to name a .json file for Label Studio, but got {out}")
     classes = classes_of(run, options)
-    summary = ExportSummary(out, notes=[*classes.notes])
+    interface = out.with_suffix(".config.xml")
+    summary = ExportSummary(out, notes=[*classes.notes], files=[out, interface])
     version = f"annotate {run.manifest.tool_version} {run.manifest.labeler}"
     with writing(out) as file:
         file.write("[")
@@ -68,7 +66,7 @@ def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSumm
             )
             summary.annotations += len(found)
         file.write("\n]\n")
-    with writing(out.with_suffix(".config.xml")) as file:
+    with writing(interface) as file:
         file.write(_interface(classes))
     return summary
 

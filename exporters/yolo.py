@@ -77,7 +77,8 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
         summary.annotations += len(lines)
     with writing(out / "data.yaml") as file:
         yaml.safe_dump(_data(classes, counts), file, allow_unicode=True, sort_keys=False)
-    summary.notes.append(", ".join(f"{split}: {count:,} photos" for split, count in counts.items() if count))
+    if any(counts.values()):
+        summary.notes.append(", ".join(f"{split}: {count:,} photos" for split, count in counts.items() if count))
     if not counts["val"]:
         summary.notes.append("no photo is in val, so data.yaml validates on train")
     for part in (photos, names, outlines):

@@ -18,7 +18,6 @@ from annotator.imported.parquet import parquet_labels, shards_of
 from annotator.run import Manifest, RunReader, RunWriter, open_run
 from annotator.spelling import option
 from exporters import base
-from exporters.options import SplitOptions
 
 Overlap = Literal["refuse", "smaller-on-top"]
 OBJECTS_ONLY = ("coco", "cvat", "datumaro", "label-studio", "labelme", "yolo-seg")
@@ -58,16 +57,10 @@ def convert(
         _refuse_overlap(labels, overlap)
         summary = base.export(to, run, out, given)
         if to == "coco" and labels.entries:
-            for file in _written(out, given):
+            for file in filter(Path.is_file, summary.files):  # not the folder of panoptic PNGs
                 restore(file, labels.entries)
     summary.notes += [*labels.notes, *_losses(labels, to, given)]
     return summary
-
-
-def _written(out: Path, given: Mapping[str, Any]) -> list[Path]:
-    """The files that an export to COCO made."""
-    splits = SplitOptions(split=given.get("split", "")).splits
-    return [out] if len(splits) == 1 else [base.split_file(out, split) for split in splits]
 
 
 def read_labels(source: Path, images: Path | None, classes: Path | None) -> Labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +77,46 @@ def test_reviewed_photos(make_run, tmp_path) -> None:
     assert [each["category_id"] for each in content["annotations"]] == [2, 3, 2]
     export(run.directory, "--out", out, "--only", "approved")
     assert [image["file_name"] for image in json.loads(out.read_text())["images"]] == ["a.jpg", "b.jpg"]
+
+
+def has_splits(name: str) -> bool:
+    return "split" in {field.name for field in fields(find(name).options)}
+
+
+FORMS = [
+    *((name, "") for name in available()),
+    *((name, "0.5/0.5") for name in available() if has_splits(name) and name != "mask-png"),
+    *(("coco --variant panoptic", split) for split in ("", "0.5/0.5")),
+    *((f"mask-png --preset {preset}", split) for preset in ("voc", "hf") for split in ("", "0.5/0.5")),
+]
+
+
+@pytest.mark.parametrize(("form", "split"), FORMS)
+@pytest.mark.parametrize("photos", [6, 0])
+def test_what_is_named_was_written(make_run, noise, tmp_path, form, split, photos) -> None:
+    """Every path in the message is there; of a format that writes files, all there is is in the message."""
+    maps = {f"{index}.jpg": noise(index, 20, 30, 3) for index in range(photos)}
+    run = make_run(maps, NAMES, root=save_photos(tmp_path / "photos", maps))
+    name, *flags = form.split()
+    out = tmp_path / "new" / "out"
+    out = out.with_suffix(find(name).suffix)
+    result = export(run.directory, "--format", name, *flags, "--out", out, *(["--split", split] if split else []))
+    named = {Path(text) for text in result.output.splitlines()[0].partition(" → ")[2].split(", ")}
+    assert [path for path in named if not path.exists()] == []
+    assert named == (set(out.parent.iterdir()) if find(name).suffix else {out})
+    assert not [line for line in result.output.splitlines() if line.strip() == "note:"]
+
+
+@pytest.mark.parametrize("name", available())
+def test_the_name_that_was_typed_is_refused(make_run, tmp_path, name) -> None:
+    """And not one that a split made of it."""
+    run = make_run({"a.jpg": np.zeros((1, 1), dtype=np.int32)}, NAMES)
+    out = tmp_path / "taken"
+    if find(name).suffix:
+        problem = f"to name a file that ends in {find(name).suffix}, but got {out}"
+    else:
+        out.write_text("")
+        problem = f"to name a folder, but {out} is a file"
+    split = ["--split", "0.5/0.5", *(["--preset", "voc"] if name == "mask-png" else [])] if has_splits(name) else []
+    result = CliRunner().invoke(app, ["export", str(run.directory), "--format", name, "--out", str(out), *split])
+    assert str(result.exception) == f"expected --out, for the format {name}, {problem}"
