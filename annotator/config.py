@@ -143,21 +143,48 @@ def _shown(name: Any, spell: Spell) -> str:
     return repr(name) if spell(str(name)) == str(name) else spell(name)
 
 
-def settings_of(kind: type) -> list[tuple[str, str, str]]:
-    """(name, what it takes, default) of every setting in a parameters dataclass, for people."""
+class Setting(typing.NamedTuple):
+    """One field of a parameters dataclass, for people.
+
+    value:       what stands for its value, such as N or polygon|rle; True or False where giving it switches it so.
+    default:     "" where there is none worth telling.
+    description: from the field's metadata.
+    """
+
+    name: str
+    value: str | bool
+    default: str
+    description: str
+
+
+def settings_of(kind: type) -> list[Setting]:
+    """Every setting in a parameters dataclass, in order."""
     hints = typing.get_type_hints(kind)
     return [
-        (field.name, _type_name(hints[field.name]), "" if field.default is dataclasses.MISSING else str(field.default))
+        Setting(
+            field.name,
+            not field.default if hints[field.name] is bool else _placeholder(hints[field.name]),
+            _default(field.default),
+            field.metadata.get("description", ""),
+        )
         for field in dataclasses.fields(kind)
     ]
 
 
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return ", ".join(map(str, typing.get_args(kind)))
-    return {"bool": "true, false", "int": "whole number", "float": "number", "str": "text"}.get(
-        getattr(kind, "__name__", ""), str(kind)
-    )
+def _default(value: Any) -> str:
+    if value is True:
+        return "on"
+    return "" if value in (None, "", False, dataclasses.MISSING) else str(value)
+
+
+def _placeholder(kind: Any) -> str:
+    """What stands for a value of that type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return _placeholder(next(argument for argument in arguments if argument is not type(None)))
+    return {int: "N", float: "NUMBER", str: "TEXT"}.get(kind, "VALUE")
 
 
 def parse_pair(text: str) -> tuple[str, str]:

@@ -83,7 +83,8 @@ _exporters: Registry[Registration] = Registry("export format", "annotator.export
 def register(name: str, options: type, description: str, suffix: str = "") -> Callable[[AnyExport], AnyExport]:
     """Function decorator.
 
-    suffix: ending of the one file that the format writes (".json"); "" for a format that fills a folder.
+    options: a dataclass with a default for every field; `metadata={"description": ...}` of a field is shown to users.
+    suffix:  ending of the one file that the format writes (".json"); "" for a format that fills a folder.
     """
 
     def add(export: AnyExport) -> AnyExport:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, json_line, labelled, list_writer, refuse_among_photos, replacing, writing
 from exporters.options import PolygonOptions, SplitOptions
 from exporters.pieces import IndexOf, Piece, piece_map, pieces
@@ -46,9 +47,9 @@ class CocoOptions(PolygonOptions, SplitOptions):
     strict:       no `score`, which COCO does not define.
     """
 
-    segmentation: Segmentation = "polygon"
-    variant: Literal["instances", "panoptic", "stuff"] = "instances"
-    strict: bool = False
+    segmentation: Segmentation = field(default="polygon", metadata=about("segmentation"))
+    variant: Literal["instances", "panoptic", "stuff"] = field(default="instances", metadata=about("variant"))
+    strict: bool = field(default=False, metadata=about("strict"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ no place in it, as CVAT refuses attributes that the task does not declare.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import labelled, writing
 from exporters.markup import quoted
 from exporters.options import PolygonOptions, SplitOptions
@@ -28,9 +29,9 @@ from exporters.simplify import Outlines
 
 @dataclass(frozen=True)
 class CvatOptions(PolygonOptions, SplitOptions):
-    """shape: mask or polygon."""
+    """As everywhere, and masks or polygons."""
 
-    shape: Literal["mask", "polygon"] = "mask"
+    shape: Literal["mask", "polygon"] = field(default="mask", metadata=about("shape"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

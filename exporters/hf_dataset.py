@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.storage import read_bytes
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
 from exporters.layouts import LAYOUTS, refuse_links
 from exporters.mask_png import Coding, coding_of, values_of
@@ -46,7 +47,7 @@ PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 class HfDatasetOptions(SplitOptions, PhotoOptions):
     """As everywhere, but photos may lie in the shards: copy, the default, puts their bytes there; link their path."""
 
-    photos: Literal["link", "copy", "none"] = "copy"
+    photos: Literal["link", "copy", "none"] = field(default="copy", metadata=about("photos"))
 
 
 @register("hf-dataset", HfDatasetOptions, "Hugging Face dataset: photos and masks in Parquet shards")

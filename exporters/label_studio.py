@@ -14,7 +14,7 @@ the mask and 0 elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from annotator.prediction import Mask, decode
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import labelled, list_writer, writing
 from exporters.markup import quoted
 from exporters.options import PieceOptions, SplitOptions
@@ -40,9 +41,9 @@ FROM_NAME, TO_NAME = "label", "image"
 
 @dataclass(frozen=True)
 class LabelStudioOptions(PieceOptions, SplitOptions):
-    """prefix: what a photo's URL begins with."""
+    """As everywhere, and how a photo's URL begins."""
 
-    prefix: str = "/data/local-files/?d="
+    prefix: str = field(default="/data/local-files/?d=", metadata=about("prefix"))
 
 
 @register("label-studio", LabelStudioOptions, "Label Studio: predictions as brush masks", suffix=".json")

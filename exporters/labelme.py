@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from annotator.spelling import option
 from annotator.storage import is_remote
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, json_line, labelled, refuse_among_photos, write_text
 from exporters.options import PolygonOptions
 from exporters.pieces import Piece, pieces
@@ -37,9 +38,9 @@ VERSION = "5.5.0"
 
 @dataclass(frozen=True)
 class LabelmeOptions(PolygonOptions):
-    """shape: polygon or mask."""
+    """As everywhere, and polygons or masks."""
 
-    shape: Literal["polygon", "mask"] = "polygon"
+    shape: Literal["polygon", "mask"] = field(default="polygon", metadata=about("shape"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

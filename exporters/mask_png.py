@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
@@ -24,6 +24,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
+from exporters.descriptions import about
 from exporters.files import (
     Names,
     json_line,
@@ -50,9 +51,9 @@ class MaskPngOptions(SplitOptions):
             They are named .jpg whatever they are, and photos that EXIF turns are always upright JPEG copies.
     """
 
-    preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = "plain"
-    gray: bool = False
-    photos: Literal["link", "copy", "none"] = "link"
+    preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = field(default="plain", metadata=about("preset"))
+    gray: bool = field(default=False, metadata=about("gray"))
+    photos: Literal["link", "copy", "none"] = field(default="link", metadata=about("photos"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,19 +1,20 @@
 """What every format may be told, and the stage before it: which photos and segments reach a format at all.
 
-A format's options are a dataclass that takes what makes sense for it from those here; the stage streams, so a
-format sees one photo at a time whatever was asked for.
+A format's options are a dataclass that takes what makes sense for it from those here, each field with its description
+(`exporters.descriptions`). The stage streams, so a format sees one photo at a time whatever was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
+from exporters.descriptions import about
 from exporters.pieces import View
 
 SPLITS = ("train", "val", "test")
@@ -27,14 +28,11 @@ Keep = Callable[[ImageRecord], bool]
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """min_count: of labels that a labeler made up, those in fewer photos are left out.
-    top:       of such labels at most so many, those in most photos.
-    min_score: segments with a lower score count as unlabelled.
-    """
+    """Options of every format. What a lower score leaves out counts as unlabelled."""
 
-    min_count: int = 1
-    top: int | None = None
-    min_score: float = 0.0
+    min_count: int = field(default=1, metadata=about("min_count"))
+    top: int | None = field(default=None, metadata=about("top"))
+    min_score: float = field(default=0.0, metadata=about("min_score"))
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
@@ -50,12 +48,10 @@ EVERYTHING = CommonOptions()
 
 @dataclass(frozen=True)
 class SplitOptions(CommonOptions):
-    """split: shares of train/val or train/val/test, such as 0.9/0.1; none puts every photo into train.
-    seed:  of the split. A photo's path alone decides where it goes, so new photos move no other.
-    """
+    """Options of formats with splits. No split puts every photo into train; new photos never move another."""
 
-    split: str = ""
-    seed: int = 0
+    split: str = field(default="", metadata=about("split"))
+    seed: int = field(default=0, metadata=about("seed"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,14 +87,12 @@ class SplitOptions(CommonOptions):
 
 @dataclass(frozen=True)
 class PieceOptions(CommonOptions):
-    """instances:  every connected part of a class is an annotation of its own; else all pixels of a class are one.
-    min_area:   connected parts with fewer pixels are left out.
-    fill_holes: unlabelled pixels that a mask encloses join it; masks stay disjoint.
-    """
+    """Options of formats of objects. Without `instances` all pixels of a class are one annotation. Masks stay
+    disjoint where holes are filled."""
 
-    instances: bool = False
-    min_area: int = 0
-    fill_holes: bool = False
+    instances: bool = field(default=False, metadata=about("instances"))
+    min_area: int = field(default=0, metadata=about("min_area"))
+    fill_holes: bool = field(default=False, metadata=about("fill_holes"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,10 +106,9 @@ class PieceOptions(CommonOptions):
 
 @dataclass(frozen=True)
 class PolygonOptions(PieceOptions):
-    """simplify: polygons may leave the pixel edges by so many pixels, for fewer corners; the export says what
-    IoU with the exact masks that costs."""
+    """Options of formats of polygons. The cost of `simplify` is the IoU with the exact masks."""
 
-    simplify: float = 0.0
+    simplify: float = field(default=0.0, metadata=about("simplify"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,10 +118,10 @@ class PolygonOptions(PieceOptions):
 
 @dataclass(frozen=True)
 class PhotoOptions(CommonOptions):
-    """photos: how the photos come along: symbolic links, copies, or not at all. They are named .jpg whatever they
-    are, and photos that EXIF turns are always upright JPEG copies."""
+    """Options of formats that bring the photos along: as symbolic links, copies, or not at all. They are named .jpg
+    whatever they are, and photos that EXIF turns are always upright JPEG copies."""
 
-    photos: Literal["link", "copy", "none"] = "link"
+    photos: Literal["link", "copy", "none"] = field(default="link", metadata=about("photos"))
 
 
 def shares_of(split: str) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from annotator.spelling import option
 from annotator.vocabulary import Color
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, labelled, refuse_among_photos, replacing
 from exporters.options import CommonOptions
 
@@ -28,10 +29,10 @@ OTHERS: Color = (150, 150, 150)
 
 @dataclass(frozen=True)
 class OverlayOptions(CommonOptions):
-    """max_side: longer photos are drawn smaller. opacity: of the colours, 0 to 1; outlines are always full."""
+    """As everywhere, and how it is drawn."""
 
-    max_side: int = 1280
-    opacity: float = 0.45
+    max_side: int = field(default=1280, metadata=about("max_side"))
+    opacity: float = field(default=0.45, metadata=about("opacity"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

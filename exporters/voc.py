@@ -14,7 +14,7 @@ objects the smallest are left out. `mask-png --preset voc` writes the class mask
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
+from exporters.descriptions import about
 from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, replacing, write_text, writing
 from exporters.layouts import PHOTO_SUFFIX, Photos, voc_line
 from exporters.markup import quoted
@@ -43,7 +44,7 @@ FOLDERS = ("Annotations", "SegmentationClass", "SegmentationObject", "JPEGImages
 class VocOptions(PieceOptions, SplitOptions, PhotoOptions):
     """As everywhere, but instances on, as boxes are round objects."""
 
-    instances: bool = True
+    instances: bool = field(default=True, metadata=about("instances"))
 
 
 @register("voc", VocOptions, "Pascal VOC: boxes in XML, class and object masks, lists per split")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from helpers_formats import files_below, save_photos
 from typer.testing import CliRunner, Result
 
 from annotator.cli import app
+from annotator.commands import results
 from annotator.corrections import Correction, append, fingerprint
 from annotator.errors import ConfigError
 from exporters.base import available, find
+from exporters.descriptions import DESCRIPTIONS
 
 NAMES = ["background", "cat", "dog"]
+FLAGS = results.EXPORT_FLAGS
 
 
 def export(*arguments: str | Path) -> Result:
@@ -77,6 +81,61 @@ def test_reviewed_photos(make_run, tmp_path) -> None:
     assert [each["category_id"] for each in content["annotations"]] == [2, 3, 2]
     export(run.directory, "--out", out, "--only", "approved")
     assert [image["file_name"] for image in json.loads(out.read_text())["images"]] == ["a.jpg", "b.jpg"]
+
+
+def listed() -> dict[str, list[str]]:
+    """Format -> the lines of `--format list` below it."""
+    found: dict[str, list[str]] = {}
+    for line in export(".", "--format", "list").output.splitlines():
+        if not line.startswith(" "):
+            found[name := line.split()[0]] = []
+        else:
+            found[name].append(" ".join(line.split()))
+    return found
+
+
+def test_the_list_is_what_one_types() -> None:
+    """Flags with something for their value, and what they mean; no type of Python's."""
+    lines = listed()
+    assert list(lines) == available()
+    assert "--min-area N Leave out connected regions with fewer pixels." in lines["coco"]
+    assert "--top N Free-text labels: keep only this many, the most frequent." in lines["labelme"]
+    assert "--photos link|copy|none How photos come along: link, copy or none. default: copy" in lines["datumaro"]
+    assert (
+        "--set prefix=TEXT What a photo's URL begins with; its path follows. default: /data/local-files/?d="
+        in (lines["label-studio"])
+    )
+    assert any(line.startswith("--set instances=false ") and line.endswith("default: on") for line in lines["voc"])
+    assert any(line.startswith("--strict ") for line in lines["coco"])
+    assert not any(word in line for each in lines.values() for line in each for word in ("None", "True", "False"))
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_the_list_says_can_be_typed(make_run, name, tmp_path) -> None:
+    """Each line of it, with a value of its kind, is understood; every option has its description there."""
+    values = {"N": "1", "NUMBER": "0.5", "TEXT": "1/1"}
+    run = make_run({"a.jpg": np.zeros((4, 4), dtype=np.int32)}, None, labels=["cat"])
+    for line, option in zip(listed()[name], fields(find(name).options), strict=True):
+        assert DESCRIPTIONS[option.name] in line
+        typed = line.partition(DESCRIPTIONS[option.name])[0].split()
+        typed[1:] = ["=".join(values.get(part, part.split("|")[0]) for part in word.split("=")) for word in typed[1:]]
+        out = tmp_path / f"out{find(name).suffix}"
+        result = CliRunner().invoke(app, ["export", str(run.directory), "--format", name, "--out", str(out), *typed])
+        assert not isinstance(result.exception, SystemExit), (typed, result.output)
+        assert not any(
+            text in str(result.exception) for text in ("has no setting", "which is for", "expected one of")
+        ), typed
+
+
+def test_help_names_the_formats_that_take_a_flag() -> None:
+    help_of = {flag: get_type_hints(results.export, include_extras=True)[flag].__metadata__[0].help for flag in FLAGS}
+    for flag, text in help_of.items():
+        having = [name for name in available() if flag in {field.name for field in fields(find(name).options)}]
+        named, colon, rest = text.partition(": ")
+        if colon and set(named.split(", ")) <= set(available()):
+            assert (named.split(", "), rest) == (having, DESCRIPTIONS[flag])
+        else:
+            assert text == DESCRIPTIONS[flag]
 
 
 def has_splits(name: str) -> bool:

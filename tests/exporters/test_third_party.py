@@ -32,3 +32,9 @@ def test_their_folder_is_made(make_run) -> None:
         "photo,label,pixels\na.jpg,cat,1\na.jpg,dog,2\nb.jpg,cat,1\nb.jpg,dog,2\n"
     )
     assert sorted(path.name for path in (run.directory / "exports/sheets").iterdir()) == ["0.csv", "1.csv"]
+
+
+def test_their_options_are_described() -> None:
+    lines = CliRunner().invoke(app, ["export", ".", "--format", "list"], catch_exceptions=False).output.splitlines()
+    below = lines[lines.index("areas  pixels per label, one CSV") + 1]
+    assert " ".join(below.split()) == "--set header=false The first line names the columns. default: on"
