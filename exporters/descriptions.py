@@ -6,11 +6,11 @@ Nothing is imported here that the command line would have to wait for.
 from __future__ import annotations
 
 DESCRIPTIONS = {
-    "fill_holes": "Unlabelled pixels that a region encloses join it.",
+    "fill_holes": "Unlabelled pixels that a class encloses join it, small regions among them.",
     "gray": "Write gray PNGs instead of palette PNGs; the values are the same.",
-    "instances": "Each connected region of a class becomes an annotation of its own.",
+    "instances": "Each connected region becomes an annotation of its own.",
     "max_side": "Draw photos with a longer side smaller, to this many pixels.",
-    "min_area": "Leave out connected regions with fewer pixels.",
+    "min_area": "Connected regions with fewer pixels become unlabelled.",
     "min_count": "Free-text labels: leave out those in fewer photos.",
     "min_score": "Leave out segments with a lower score.",
     "opacity": "Opacity of the colours, 0 to 1; outlines are always solid.",

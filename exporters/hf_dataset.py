@@ -32,7 +32,8 @@ from exporters.descriptions import about
 from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
 from exporters.layouts import LAYOUTS, refuse_links
 from exporters.mask_png import Coding, coding_of, values_of
-from exporters.options import PhotoOptions, SplitOptions
+from exporters.options import CleanOptions, PhotoOptions, SplitOptions
+from exporters.pieces import View
 
 GROUP_ROWS, GROUP_BYTES = 100, 2**25
 """What is collected before it is written: a row group, which readers load whole."""
@@ -44,7 +45,7 @@ PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
-class HfDatasetOptions(SplitOptions, PhotoOptions):
+class HfDatasetOptions(CleanOptions, SplitOptions, PhotoOptions):
     """As everywhere, but photos may lie in the shards: copy, the default, puts their bytes there; link their path."""
 
     photos: Literal["link", "copy", "none"] = field(default="copy", metadata=about("photos"))
@@ -70,7 +71,7 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
                     gone += 1
                     continue
                 row["image"] = picture
-            row["mask"] = {"bytes": _mask(record, classes, coding), "path": None}
+            row["mask"] = {"bytes": _mask(record, classes, coding, options.view), "path": None}
             shards[options.split_of(record.path)].add(row)
             summary.annotations += len(record.segments)
     except BaseException:
@@ -170,9 +171,9 @@ def _photo(path: Path, record: ImageRecord, *, embed: bool) -> dict[str, Any] | 
         return None
 
 
-def _mask(record: ImageRecord, classes: Classes, coding: Coding) -> bytes:
+def _mask(record: ImageRecord, classes: Classes, coding: Coding, view: View) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(values_of(record, classes, coding)).save(buffer, "PNG")
+    Image.fromarray(values_of(record, classes, coding, view)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -35,14 +35,15 @@ from exporters.files import (
     writing,
 )
 from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_links
-from exporters.options import SplitOptions
+from exporters.options import CleanOptions, SplitOptions
+from exporters.pieces import View, piece_map
 
 MOST_8_BIT = 254
 MOST_16_BIT = 65534
 
 
 @dataclass(frozen=True)
-class MaskPngOptions(SplitOptions):
+class MaskPngOptions(CleanOptions, SplitOptions):
     """preset: plain puts each mask at the photo's relative path; voc (`JPEGImages`, `SegmentationClass`,
             `ImageSets`), mmseg (`img_dir`, `ann_dir`), ade (`images`, `annotations`; 0 = unlabelled, classes
             from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers.
@@ -84,7 +85,7 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
             if options.preset != "voc":  # whose splits are lists
                 refuse_other_splits(layout.mask(out, stem, other) for other in options.elsewhere(split))
             with replacing(mask) as temporary:
-                _image(values_of(record, classes, coding), palette).save(temporary, "PNG")
+                _image(values_of(record, classes, coding, options.view), palette).save(temporary, "PNG")
             summary.annotations += len(record.segments)
             if brings and not bring_photo(record, run.image_root / record.path, photo, copy=options.photos == "copy"):
                 missing += 1
@@ -125,11 +126,16 @@ def coding_of(classes: Classes, layout: Layout) -> Coding:
     return Coding(dtype, layout.first_value, nothing)
 
 
-def values_of(record: ImageRecord, classes: Classes, coding: Coding) -> NDArray[np.unsignedinteger]:
-    """H x W pixel values of a photo's mask."""
-    indices = [*(classes.index(segment) for segment in record.segments), NOTHING]  # the last one for NOTHING itself
+def values_of(record: ImageRecord, classes: Classes, coding: Coding, view: View) -> NDArray[np.unsignedinteger]:
+    """H x W pixel values of a photo's mask, cleaned up as the view asks; the background is a class like any other."""
+    if view == View():
+        numbers, indices = record.prediction().label_map, [classes.index(segment) for segment in record.segments]
+    else:
+        cleaned = piece_map(record, classes.index, view)
+        numbers, indices = cleaned.numbers, [*cleaned.class_indices]
+    indices.append(NOTHING)  # which -1 in `numbers` picks
     values = [coding.nothing if index == NOTHING else coding.first + index for index in indices]
-    return np.array(values, dtype=coding.dtype)[record.prediction().label_map]
+    return np.array(values, dtype=coding.dtype)[numbers]
 
 
 def _image(values: NDArray[np.unsignedinteger], palette: bytes | None) -> Image.Image:

@@ -86,11 +86,10 @@ class SplitOptions(CommonOptions):
 
 
 @dataclass(frozen=True)
-class PieceOptions(CommonOptions):
-    """Options of formats of objects. Without `instances` all pixels of a class are one annotation. Masks stay
-    disjoint where holes are filled."""
+class CleanOptions(CommonOptions):
+    """Options of formats that clean masks up: small regions become unlabelled, then holes are filled. Masks stay
+    disjoint."""
 
-    instances: bool = field(default=False, metadata=about("instances"))
     min_area: int = field(default=0, metadata=about("min_area"))
     fill_holes: bool = field(default=False, metadata=about("fill_holes"))
 
@@ -98,6 +97,18 @@ class PieceOptions(CommonOptions):
         super().__post_init__()
         if self.min_area < 0:
             raise ValueError(f"{option('min_area')}: expected 0 or more pixels, but got {self.min_area}")
+
+    @property
+    def view(self) -> View:
+        """With all pixels of a class as one piece."""
+        return View(False, self.min_area, self.fill_holes)
+
+
+@dataclass(frozen=True)
+class PieceOptions(CleanOptions):
+    """Options of formats of objects. Without `instances` all pixels of a class are one annotation."""
+
+    instances: bool = field(default=False, metadata=about("instances"))
 
     @property
     def view(self) -> View:

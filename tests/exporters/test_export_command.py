@@ -98,7 +98,7 @@ def test_the_list_is_what_one_types() -> None:
     """Flags with something for their value, and what they mean; no type of Python's."""
     lines = listed()
     assert list(lines) == available()
-    assert "--min-area N Leave out connected regions with fewer pixels." in lines["coco"]
+    assert "--min-area N Connected regions with fewer pixels become unlabelled." in lines["coco"]
     assert "--top N Free-text labels: keep only this many, the most frequent." in lines["labelme"]
     assert "--photos link|copy|none How photos come along: link, copy or none. default: copy" in lines["datumaro"]
     assert (
