@@ -30,7 +30,7 @@ from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
 from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
-from exporters.layouts import LAYOUTS, refuse_links
+from exporters.layouts import LAYOUTS, refuse_no_photos
 from exporters.mask_png import Coding, coding_of, values_of
 from exporters.options import CleanOptions, PhotoOptions, SplitOptions
 from exporters.pieces import View
@@ -54,7 +54,7 @@ class HfDatasetOptions(CleanOptions, SplitOptions, PhotoOptions):
 @register("hf-dataset", HfDatasetOptions, "Hugging Face dataset: photos and masks in Parquet shards")
 def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummary:
     """Streams the run; holds a row group."""
-    refuse_links(run, options.photos)
+    refuse_no_photos(run, options.photos)
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
     coding = coding_of(classes, LAYOUTS["plain"])

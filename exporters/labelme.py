@@ -55,7 +55,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
         refuse_among_photos(run, out)
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify, "pixels")
-    names = Names(suffix_bytes=len(".json"))
+    names, gone = Names(suffix_bytes=len(".json")), 0
     for record in labelled(run, summary):
         found = pieces(record, classes.object_index, options.view)
         target = out / f"{names.stem(record.path)}.json"
@@ -73,7 +73,13 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
             "imageWidth": record.width,
         }
         write_text(target, json_line(content) + "\n")
+        gone += not is_remote(run.image_root) and not (run.image_root / record.path).exists()
         summary.annotations += len(found)
+    if gone:
+        summary.notes.append(
+            f"{gone:,} photos are no longer in {run.image_root}, where imagePath leads; say where they are now with "
+            f"{option('images', 'DIR')}"
+        )
     names.note(summary)
     outlines.note(summary)
     return summary

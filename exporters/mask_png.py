@@ -34,7 +34,7 @@ from exporters.files import (
     replacing,
     writing,
 )
-from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_links
+from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_no_photos
 from exporters.options import CleanOptions, SplitOptions
 from exporters.pieces import View, piece_map
 
@@ -70,7 +70,7 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     coding = coding_of(classes, layout)
     brings = layout.photos is not None and options.photos != "none"
     if brings:
-        refuse_links(run, options.photos)
+        refuse_no_photos(run, options.photos)
     kinds = [layout.masks, *([layout.photos] if brings and layout.photos else [])]
     _refuse_sources(run, out, set().union(*(layout.folders(out, kind) for kind in kinds)))
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from annotator.open_labels import LabelCount, count_classes, count_labels
@@ -166,6 +168,10 @@ class SelectedRun(RunReader):
         self._min_score = min_score
         self._amend = amend
         self._keep = keep
+
+    @cached_property
+    def image_root(self) -> Path:
+        return self._run.image_root
 
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
         """Without segments: every photo that the run knows, whether it is selected or not."""

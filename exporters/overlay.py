@@ -15,6 +15,7 @@ from annotator.fonts import fitted, font_for
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.vocabulary import Color
+from annotator.whereabouts import refuse_all_gone
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
@@ -45,6 +46,7 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
+    refuse_all_gone(run)
     summary, names = ExportSummary(out, notes=[*classes.notes]), Names()
     gone = 0
     for record in labelled(run, summary, upright=True):

@@ -9,6 +9,7 @@ import typer
 
 from annotator.commands.arguments import (
     DeviceOption,
+    ImagesOption,
     PackOption,
     RunArgument,
     WeightsOption,
@@ -50,6 +51,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
     ] = None,
+    images: ImagesOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,7 +91,7 @@ def export(
 
     from annotator import console
     from annotator.corrections import Tally, corrected, pulls
-    from annotator.run import open_run
+    from annotator.whereabouts import open_run_at
     from exporters import base
 
     if format == "list":
@@ -97,7 +99,7 @@ def export(
         return
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
-    opened, tally = open_run(run), Tally()
+    opened, tally = open_run_at(run, images), Tally()
     amend = partial(corrected, run=opened, only_approved=only == "approved", tally=tally)
     reviewed = only == "approved" or pulls(run)
     target = results_in(run, out, base.default_out(Path(), format).as_posix())
@@ -148,15 +150,16 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="Picture to write, .png or .jpg.", show_default="RUN/show/IMAGE.png")
     ] = None,
+    images: ImagesOption = None,
 ) -> None:
     """One photo's segments: the tree in which they were joined, with captions and scores, and a picture of them."""
     from annotator import console
     from annotator.decode import decode
     from annotator.errors import ImageError
-    from annotator.run import open_run
     from annotator.show import SIDE, draw, find_record, tree_lines
+    from annotator.whereabouts import open_run_at
 
-    opened = open_run(run)
+    opened = open_run_at(run, images)
     record = find_record(opened, image)
     console.print_lines(tree_lines(record))
     if record.status == "failed":
@@ -165,7 +168,7 @@ def show(
     try:
         photo = decode(path, working_side=SIDE).pixels
     except ImageError as error:
-        raise ImageError(f"{path}: {error}; only the tree can be shown") from None
+        raise ImageError(f"{path}: {error}; only the tree can be shown, unless --images says where it is") from None
     picture = results_in(run, out, f"show/{record.path}.png")
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(record, photo).save(picture)
