@@ -7,7 +7,6 @@ is scored here, beside the papers' own numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
 from annotator.errors import ConfigError
+from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from annotator.spelling import option
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
@@ -214,7 +214,7 @@ def write_benchmark(result: BenchmarkResult, folder: str | Path) -> list[Path]:
         + "".join(f"\n- {note}" for note in result.evaluation.notes)
         + "\n",
         "benchmark.csv": csv_text(list(as_dict(result)), [as_dict(result).values()]),
-        "benchmark.json": json.dumps({**as_dict(result), "settings": result.settings}, indent=2) + "\n",
+        "benchmark.json": report_text({**as_dict(result), "settings": result.settings}),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from evaluation.benchmarks import Benchmark, BenchmarkResult
 from evaluation.open_evaluation import OpenEvaluation
@@ -129,7 +130,7 @@ def write_table(table: Table, folder: str | Path) -> list[Path]:
         picture.save(folder / name)
     texts = {
         "table.md": _markdown(table, list(pictures)),
-        "table.json": json.dumps(as_dict(table), indent=2, ensure_ascii=False) + "\n",
+        "table.json": report_text(as_dict(table)),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)

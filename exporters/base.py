@@ -132,6 +132,11 @@ def export(
             summary = _export_splits(registration, selected, out, options)
         else:
             summary = registration.export(selected, out, options)
+    if selected.spoiled:
+        summary.notes.append(
+            f"{selected.spoiled:,} of the photos left out count as failed because of a score that is not finite "
+            f"({selected.reason}); label them again"
+        )
     if selected.hidden:
         summary.notes.append(f"{selected.hidden:,} segments are left out, as they score under {options.min_score:g}")
     return summary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from annotator.errors import ConfigError
+from annotator.finite_json import json_text
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.storage import is_remote, read_bytes
@@ -151,8 +151,8 @@ class Names:
 
 
 def json_line(content: Any) -> str:
-    """Compact and in ASCII, which every reader opens correctly whatever its locale."""
-    return json.dumps(content, separators=(",", ":"))
+    """Compact and in ASCII, which every reader opens correctly whatever its locale; never NaN, which is no JSON."""
+    return json_text(content, separators=(",", ":"))
 
 
 def list_writer(write: Callable[[str], object]) -> LineWriter:

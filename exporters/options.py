@@ -7,6 +7,7 @@ A format's options are a dataclass that takes what makes sense for it from those
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -155,7 +156,11 @@ def shares_of(split: str) -> tuple[float, ...]:
 class SelectedRun(RunReader):
     """A run as a format is to see it: amended, then only the records to keep, then only segments that score enough.
 
-    hidden: segments left out for their score, in the last walk over the records.
+    A photo with a score that is not finite counts as failed: its network failed, and its labels mean nothing. Labelers
+    refuse such scores; runs of older versions may hold them.
+
+    hidden:  segments left out for their score, in the last walk over the records.
+    spoiled: photos that count as failed for their scores, likewise; `reason`: of the first of them, in words.
     """
 
     def __init__(
@@ -163,7 +168,8 @@ class SelectedRun(RunReader):
     ) -> None:
         self.directory = run.directory
         self.manifest = run.manifest
-        self.hidden = 0
+        self.hidden = self.spoiled = 0
+        self.reason = ""
         self._run = run
         self._min_score = min_score
         self._amend = amend
@@ -178,6 +184,12 @@ class SelectedRun(RunReader):
         found = self._run.records(segments=segments)
         return self._selected(found) if segments else found
 
+    def failures(self) -> Iterator[ImageRecord]:
+        """Those of the run, and those whose scores were met in the last walk."""
+        if not self.spoiled:
+            return self._run.failures()
+        return (record for record in self.records() if record.status == "failed")
+
     def label_counts(self) -> list[LabelCount]:
         """The classes that the labels name where no vocabulary does, as they are after amending."""
         if self._amend is None and not self._min_score:
@@ -185,13 +197,24 @@ class SelectedRun(RunReader):
         return count_classes([(each.label, each.area) for each in record.segments] for record in self.records())
 
     def _selected(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
-        self.hidden = 0
+        self.hidden = self.spoiled = 0
         for record in self._amend(records) if self._amend else records:
             if self._keep and not self._keep(record):
+                continue
+            if reason := _not_finite(record):
+                self.reason = self.reason if self.spoiled else f"{record.path!r}: {reason}"
+                self.spoiled += 1
+                yield replace(record, status="failed", error=reason, segments=(), history=None)
                 continue
             kept = tuple(segment for segment in record.segments if segment.score >= self._min_score)
             self.hidden += len(record.segments) - len(kept)
             yield record if len(kept) == len(record.segments) else replace(record, segments=kept)
+
+
+def _not_finite(record: ImageRecord) -> str:
+    """Which segment has a score that is not finite; "" where none has."""
+    found = next((each for each in record.segments if not math.isfinite(each.score)), None)
+    return f"the score of the segment {found.label!r} is {found.score}" if found else ""
 
 
 def label_counts(run: RunReader) -> list[LabelCount]:
