@@ -29,6 +29,7 @@ from evaluation.picture import draw_confusion
 
 CLASS_COLUMNS = ("class", "IoU %", "precision %", "recall %", "truth pixels", "predicted pixels")
 NOTHING_COLUMN = "(nothing)"
+LEFT_OPEN = "(left open)"
 ABSENT = "–"
 
 
@@ -136,6 +137,12 @@ def _as_dict(evaluation: Evaluation) -> dict[str, Any]:
         "mean_accuracy": share_or_none(scores.mean_accuracy),
         "frequency_weighted_iou": share_or_none(scores.frequency_weighted_iou),
         "notes": list(evaluation.notes),
+        "unscored": [
+            {"name": name, "pixels": without + labelled, "predicted_pixels": labelled}
+            for name, (without, labelled) in zip(
+                [*evaluation.matrix.unscored, LEFT_OPEN], evaluation.matrix.outside.tolist(), strict=True
+            )
+        ],
         "classes": [asdict(row) for row in per_class(evaluation)],
     }
 

@@ -21,6 +21,7 @@ from typing import Any
 from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from evaluation.benchmarks import Benchmark, BenchmarkResult
+from evaluation.confusion import unscored_notes
 from evaluation.open_evaluation import OpenEvaluation
 from evaluation.report import ABSENT, ClassScore, escaped, make_folder, per_class, percent, share_or_none, table_lines
 from evaluation.table_picture import Bar, draw_bars, draw_classes
@@ -71,13 +72,16 @@ class Table:
 
 
 def cell_of(result: BenchmarkResult, run: RunReader, folder: Path) -> Cell:
-    """folder: the table's."""
+    """Without the notes on pixels that are not scored, which would be others for each cell; the run's report has them.
+
+    folder: the table's.
+    """
     evaluation = result.evaluation
     return Cell(
         scores={MIOU: evaluation.scores.miou},
         photos=evaluation.images,
         failed=evaluation.failed,
-        notes=evaluation.notes,
+        notes=tuple(note for note in evaluation.notes if note not in unscored_notes(evaluation.matrix)),
         classes=tuple(per_class(evaluation)),
         **_origin(run, folder),
     )
