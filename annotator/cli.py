@@ -10,6 +10,7 @@ import typer
 
 from annotator.commands import bench, convert, evaluate, models, report, results, review, train
 from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
+from annotator.commands.typed import Command
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
 
@@ -28,7 +29,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     images: Annotated[
         str | None,
@@ -134,7 +135,7 @@ def run(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     run: RunArgument, failures: Annotated[bool, typer.Option("--failures", help="List failed photos.")] = False
 ) -> None:
@@ -145,17 +146,17 @@ def status(
     console.print_status(open_run(run), failures)
 
 
-app.command()(results.export)
-app.command()(convert.convert)
-app.command()(review.review)
-app.command()(report.report)
-app.command("eval")(evaluate.evaluate)
-app.command()(results.relabel)
-app.command()(results.show)
-app.command()(bench.bench)
+app.command(cls=Command)(results.export)
+app.command(cls=Command)(convert.convert)
+app.command(cls=Command)(review.review)
+app.command(cls=Command)(report.report)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command(cls=Command)(results.relabel)
+app.command(cls=Command)(results.show)
+app.command(cls=Command)(bench.bench)
 
 
-@app.command()
+@app.command(cls=Command)
 def labelers(name: Annotated[str | None, typer.Argument(help="One labeler: shows its settings.")] = None) -> None:
     """The methods there are, or one method's settings."""
     from annotator import console
@@ -163,7 +164,7 @@ def labelers(name: Annotated[str | None, typer.Argument(help="One labeler: shows
     console.print_labelers(name)
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     labeler: Annotated[str, typer.Option(help="Method; see `annotate labelers`.")] = "dinoiser",

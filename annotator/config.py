@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from annotator.errors import ConfigError
+from annotator.spelling import Spell, current_spelling, in_python, option, spelled
 
 Parameters = TypeVar("Parameters")
 MAX_PIXELS = 178_956_970
@@ -66,10 +67,12 @@ class RunConfig:
         for name, low in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ValueError(f"{name}: expected at least {low}, but got {value}")
+                raise ValueError(f"{option(name)}: expected at least {low}, but got {value}")
         for name in ("ray_address", "actors", "gpus_per_actor"):
             if self.engine != "ray" and getattr(self, name) is not None:
-                raise ValueError(f"{name}: expected with the engine 'ray' only, but the engine is {self.engine!r}")
+                raise ValueError(
+                    f"{option(name)}: expected with the engine 'ray' only, but the engine is {self.engine!r}"
+                )
 
     @classmethod
     def load(cls, path: str | Path | None, given: Mapping[str, Any]) -> RunConfig:
@@ -83,7 +86,12 @@ class RunConfig:
                 values[name] = {**values[name], **value}
             elif value not in (None, {}):
                 values[name] = value
-        return parameters_from(cls, values, str(path or "annotate run"))
+        typed, flags = current_spelling(), {name for name, value in given.items() if value not in (None, {})}
+
+        def spell(name: str, value: Any = None, /) -> str:
+            return in_python(name, value) if path and name not in flags else typed(name, value)
+
+        return parameters_from(cls, values, str(path or "annotate run"), spell)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -99,47 +107,84 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content or {}
 
 
-def parameters_from(kind: type[Parameters], given: Mapping[str, Any], owner: str) -> Parameters:
+def parameters_from(
+    kind: type[Parameters], given: Mapping[str, Any], owner: str, spell: Spell = in_python
+) -> Parameters:
     """Builds the dataclass `kind` from values by name; a wrong name or type is a one-line error.
 
     owner: whose parameters these are, for the message ("labeler dinoiser").
+    spell: how whoever gave them writes their names.
     """
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{owner} has no setting {name!r} (it has {', '.join(fields) or 'none'}){hint}")
-    values = {name: _convert(value, hints[name], f"{owner}: {name}") for name, value in given.items()}
+            hint = f"; did you mean {_shown(near[0], spell)}?" if near else ""
+            known = ", ".join(map(spell, fields)) or "none"
+            raise ConfigError(f"{owner} has no setting {_shown(name, spell)} (it has {known}){hint}")
+    values = {name: _convert(value, hints[name], f"{owner}: {spell(name)}") for name, value in given.items()}
     missing = [
         name
         for name, field in fields.items()
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{owner}: {', '.join(missing)} must be set")
+        raise ConfigError(f"{owner}: {', '.join(map(spell, missing))} must be set")
     try:
-        return kind(**values)
+        with spelled(spell):
+            return kind(**values)
     except ValueError as error:
         raise ConfigError(f"{owner}: {error}") from None
 
 
-def settings_of(kind: type) -> list[tuple[str, str, str]]:
-    """(name, what it takes, default) of every setting in a parameters dataclass, for people."""
+def _shown(name: Any, spell: Spell) -> str:
+    """A name in quotes, where nothing else sets it off from the sentence."""
+    return repr(name) if spell(str(name)) == str(name) else spell(name)
+
+
+class Setting(typing.NamedTuple):
+    """One field of a parameters dataclass, for people.
+
+    value:       what stands for its value, such as N or polygon|rle; True or False where giving it switches it so.
+    default:     "" where there is none worth telling.
+    description: from the field's metadata.
+    """
+
+    name: str
+    value: str | bool
+    default: str
+    description: str
+
+
+def settings_of(kind: type) -> list[Setting]:
+    """Every setting in a parameters dataclass, in order."""
     hints = typing.get_type_hints(kind)
     return [
-        (field.name, _type_name(hints[field.name]), "" if field.default is dataclasses.MISSING else str(field.default))
+        Setting(
+            field.name,
+            not field.default if hints[field.name] is bool else _placeholder(hints[field.name]),
+            _default(field.default),
+            field.metadata.get("description", ""),
+        )
         for field in dataclasses.fields(kind)
     ]
 
 
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return ", ".join(map(str, typing.get_args(kind)))
-    return {"bool": "true, false", "int": "whole number", "float": "number", "str": "text"}.get(
-        getattr(kind, "__name__", ""), str(kind)
-    )
+def _default(value: Any) -> str:
+    if value is True:
+        return "on"
+    return "" if value in (None, "", False, dataclasses.MISSING) else str(value)
+
+
+def _placeholder(kind: Any) -> str:
+    """What stands for a value of that type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return _placeholder(next(argument for argument in arguments if argument is not type(None)))
+    return {int: "N", float: "NUMBER", str: "TEXT"}.get(kind, "VALUE")
 
 
 def parse_pair(text: str) -> tuple[str, str]:

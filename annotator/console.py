@@ -217,18 +217,22 @@ def print_labelers(name: str | None) -> None:
 
 def print_formats() -> None:
     from annotator.config import settings_of
+    from annotator.spelling import option
     from exporters import base
 
     for name in base.available():
         registration = base.find(name)
         out.print(f"[bold]{escape(name)}[/]  {escape(registration.description)}")
-        for option, takes, default in settings_of(registration.options):
-            out.print(f"    {option}: {escape(takes)}  [dim]default {escape(default)}[/]")
+        table = Table.grid(padding=(0, 2))
+        for setting in settings_of(registration.options):
+            default = f" [dim]default: {escape(setting.default)}[/]" if setting.default else ""
+            table.add_row("", escape(option(setting.name, setting.value)), escape(setting.description) + default)
+        out.print(table)
 
 
 def print_export(summary: ExportSummary) -> None:
     written = f"{count(summary.images, 'photo')}, {count(summary.annotations, 'annotation')}"
-    out.print(f"{written} → {escape(str(summary.out))}")
+    out.print(f"{written} → {escape(', '.join(map(str, summary.files)))}")
     for note in summary.notes:
         out.print(f"  note: {escape(note)}")
 

@@ -185,11 +185,15 @@ class RunWriter:
 
 
 class RunReader:
-    """A run, finished or not, as closed parts show it."""
+    """A run, finished or not, as closed parts show it.
 
-    def __init__(self, directory: str | Path) -> None:
+    images: folder or URL of its photos, where they are no longer where the run found them.
+    """
+
+    def __init__(self, directory: str | Path, images: str | Path | None = None) -> None:
         self.directory = place(directory)
         self.manifest = Manifest.load(self.directory)
+        self._images = images
 
     def __repr__(self) -> str:
         return f"<run {self.directory} of {self.manifest.labeler}, {len(self)} photos>"
@@ -208,7 +212,7 @@ class RunReader:
 
     @cached_property
     def image_root(self) -> Path:
-        return place(self.manifest.image_root)
+        return place(self._images or self.manifest.image_root)
 
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
         """Every photo in path order, streamed; `segments=False` leaves the masks and histories unread."""
@@ -237,9 +241,9 @@ class RunReader:
             _push(active, rows, part)
 
 
-def open_run(path: str | Path) -> RunReader:
-    """Opens a run directory, or its URL, for reading."""
-    return RunReader(path)
+def open_run(path: str | Path, images: str | Path | None = None) -> RunReader:
+    """Opens a run directory, or its URL, for reading; `images` says where its photos are now, if they have moved."""
+    return RunReader(path, images)
 
 
 def write_atomically(path: Path, text: str) -> None:

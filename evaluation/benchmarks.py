@@ -7,7 +7,6 @@ is scored here, beside the papers' own numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
 from annotator.errors import ConfigError
+from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
+from annotator.spelling import option
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
 from evaluation.confusion import Evaluation, evaluate_run
 from evaluation.layouts import Dataset, TruthForm, find_dataset
@@ -141,7 +142,7 @@ def spread(keys: Sequence[str], subset: int | None) -> list[str]:
     if subset is None or subset >= len(keys):
         return list(keys)
     if subset < 1:
-        raise ConfigError(f"subset: expected at least 1 photo, but got {subset}")
+        raise ConfigError(f"{option('subset')}: expected at least 1 photo, but got {subset}")
     return [keys[position * len(keys) // subset] for position in range(subset)]
 
 
@@ -248,7 +249,7 @@ def write_benchmark(result: BenchmarkResult, folder: str | Path) -> list[Path]:
         + "".join(f"\n- {note}" for note in result.evaluation.notes)
         + "\n",
         "benchmark.csv": csv_text(list(as_dict(result)), [as_dict(result).values()]),
-        "benchmark.json": json.dumps({**as_dict(result), "settings": result.settings}, indent=2) + "\n",
+        "benchmark.json": report_text({**as_dict(result), "settings": result.settings}),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)

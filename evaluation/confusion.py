@@ -1,7 +1,8 @@
 """One confusion matrix over a whole run, and the scores that follow from it.
 
 Rows are truth, columns prediction, with one more column for pixels that the run left without a label: they
-are missed truth, but no class's false positive. Memory depends on the number of classes only.
+are missed truth, but no class's false positive. Pixels that are not scored are counted apart, so that a report can say
+how much of the prediction no score sees. Memory depends on the number of classes only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import RunReader
+from annotator.vocabulary import BACKGROUND_NAME
 from evaluation.matching import IGNORE, TruthError
 from evaluation.truth import Truth
 
@@ -47,18 +49,25 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """Counts pixels by (truth, prediction). Matrices of one class list add up with `+`."""
+    """Counts pixels by (truth, prediction). Matrices of one class list add up with `+`.
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    unscored: classes of the truth that no score counts; their numbers follow those of `classes`.
+    """
+
+    def __init__(self, classes: Sequence[str], unscored: Sequence[str] = ()) -> None:
         self.classes = tuple(classes)
+        self.unscored = tuple(unscored)
         self.counts: Counts = np.zeros((len(self.classes), len(self.classes) + 1), dtype=np.int64)
         """classes x (classes + 1) int64; the last column is "nothing"."""
+        self.outside: Counts = np.zeros((len(self.unscored) + 1, 2), dtype=np.int64)
+        """(unscored + 1) x 2 int64: pixels without and with a predicted label; the last row is `ignore`."""
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        if self.classes != other.classes:
+        if (self.classes, self.unscored) != (other.classes, other.unscored):
             raise ValueError("Expected two matrices of the same classes, but got different ones")
-        total = ConfusionMatrix(self.classes)
+        total = ConfusionMatrix(self.classes, self.unscored)
         total.counts = self.counts + other.counts
+        total.outside = self.outside + other.outside
         return total
 
     @property
@@ -74,14 +83,24 @@ class ConfusionMatrix:
     def update(self, truth: NDArray[np.integer], prediction: NDArray[np.integer], ignore: int = 255) -> None:
         """Adds one photo.
 
-        truth:      integers from 0 to classes - 1, or `ignore` (255 for 8-bit truth, 65535 for 16-bit).
-        prediction: integers of the same shape from -1 (nothing) to classes - 1; any value where truth is ignored.
+        truth:      integers from 0 to classes + unscored - 1, or `ignore` (255 for 8-bit truth, 65535 for 16-bit).
+        prediction: integers of the same shape from -1 (nothing) to classes - 1; any value where truth is not scored.
         """
         _validate(truth, prediction)
         truth, prediction = truth.ravel(), prediction.ravel()
         for start in range(0, truth.size, CHUNK_PIXELS):
             chunk = slice(start, start + CHUNK_PIXELS)
-            self.counts += _count(truth[chunk], prediction[chunk], len(self.classes), ignore)
+            self._add(truth[chunk], prediction[chunk], ignore)
+
+    def _add(self, truth: NDArray[np.integer], prediction: NDArray[np.integer], ignore: int) -> None:
+        """1-D arrays."""
+        classes, unscored = len(self.classes), len(self.unscored)
+        open_pixel = truth == ignore
+        outside = open_pixel | ((truth >= classes) & (truth < classes + unscored))
+        rows = np.where(open_pixel[outside], unscored, truth[outside].astype(np.int64) - classes)
+        labelled = prediction[outside] != NOTHING
+        self.outside += np.bincount(rows * 2 + labelled, minlength=self.outside.size).reshape(self.outside.shape)
+        self.counts += _count(truth[~outside], prediction[~outside], classes)
 
     def compute(self) -> Scores:
         hits = self.counts.diagonal().astype(np.float64)
@@ -130,12 +149,12 @@ def evaluate_run(
     """
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise ConfigError(f"no metric {unknown[0]!r}; known are {', '.join(METRICS)}")
-    matrix = ConfusionMatrix(truth.names)
+    matrix = ConfusionMatrix(truth.names, truth.unscored)
     images = without_truth = failed = 0
     for record in run.records():
         if record.status == "failed":
             failed += 1
-        elif (mask := truth.mask(record.path, record.size)) is None:
+        elif (mask := truth.whole_mask(record.path, record.size)) is None:
             without_truth += 1
         else:
             side = min(record.size) if short_side is None else short_side
@@ -195,6 +214,30 @@ def _notes(run: RunReader, truth: Truth, matrix: ConfusionMatrix, scores: Scores
             f"{share:.1%} of the truth's pixels belong to classes that the run does not know and are counted as "
             f"missed; over the run's own {known} classes alone the mIoU is {mean(scores.iou[:known]):.1%}."
         )
+    return [*notes, *unscored_notes(matrix)]
+
+
+def unscored_notes(matrix: ConfusionMatrix) -> list[str]:
+    """Sentences on pixels that no score sees, and on how much of the prediction lies there."""
+    pixels = matrix.counts.sum() + matrix.outside.sum()
+    predicted = max(int(matrix.predicted_pixels.sum() + matrix.outside[:, 1].sum()), 1)
+    *by_class, left_open = matrix.outside
+    totals: dict[str, int] = {}
+    for name, row in zip(matrix.unscored, by_class, strict=True):
+        totals[name] = totals.get(name, 0) + int(row.sum())
+    notes = []
+    if shares := [f"{name} ({total / pixels:.1%} of all pixels)" for name, total in totals.items() if total]:
+        inside = sum(int(row[1]) for row in by_class)
+        mend = "; a run with a background class is scored there" if BACKGROUND_NAME in map(str.casefold, totals) else ""
+        notes.append(
+            f"Classes of the truth that are not scored: {', '.join(shares)}. {inside / predicted:.1%} of the pixels "
+            f"that the run labelled lie there and count neither for nor against{mend}."
+        )
+    if left_open.any():
+        notes.append(
+            f"{left_open.sum() / pixels:.1%} of all pixels are left open by the truth; {left_open[1] / predicted:.1%} "
+            "of the pixels that the run labelled lie there and count neither for nor against."
+        )
     return notes
 
 
@@ -206,10 +249,9 @@ def _validate(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> No
         raise ValueError(f"Expected truth and prediction of one shape, but got {truth.shape} and {prediction.shape}")
 
 
-def _count(truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int, ignore: int) -> Counts:
-    """1-D arrays -> classes x (classes + 1) counts."""
-    counted = truth != ignore
-    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+def _count(truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int) -> Counts:
+    """1-D arrays of pixels that are scored -> classes x (classes + 1) counts."""
+    rows, columns = truth.astype(np.int64), prediction.astype(np.int64)
     for name, values, low in (("truth", rows, 0), ("prediction", columns, NOTHING)):
         if values.size and (values.min() < low or values.max() >= classes):
             found = f"{values.min()} to {values.max()}"

@@ -6,6 +6,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,12 @@ class ClassMatch:
     missing: tuple[str, ...]
     ignored: tuple[str, ...]
     untold: tuple[str, ...]
+
+    @property
+    def numbered(self) -> tuple[int, ...]:
+        """`targets`, with a number of its own after those of `names` for each of `ignored`, in their order."""
+        numbers = count(len(self.names))
+        return tuple(next(numbers) if target == IGNORE else target for target in self.targets)
 
 
 def match_classes(truth: Sequence[Sequence[str]], vocabulary: Vocabulary) -> ClassMatch:

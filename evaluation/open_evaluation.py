@@ -247,6 +247,8 @@ def _notes(
         notes.append(
             f"The run is not complete (its state is {run.manifest.state!r}): only photos labelled so far count."
         )
+    if truth.unscored:
+        notes.append(f"Classes of the truth that are not scored: {', '.join(truth.unscored)}.")
     if truth.vocabulary.background_class is not None:
         notes.append(
             "The truth's background is no class: there is nothing to find, and a class that the photo does not have "

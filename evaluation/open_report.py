@@ -12,11 +12,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from annotator.finite_json import report_text
 from annotator.run import write_atomically
 from evaluation.open_evaluation import OpenEvaluation
 from evaluation.report import csv_text, escaped, make_folder, percent, share_or_none, table_lines
@@ -33,7 +33,7 @@ def write_open_report(evaluation: OpenEvaluation, folder: str | Path) -> list[Pa
     make_folder(folder)
     texts = {
         "open.md": _markdown(evaluation),
-        "open.json": json.dumps(_as_dict(evaluation), indent=2, ensure_ascii=False) + "\n",
+        "open.json": report_text(_as_dict(evaluation)),
     }
     if evaluation.results:
         texts["photos.csv"] = csv_text(

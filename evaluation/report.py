@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -23,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from annotator.errors import ConfigError
+from annotator.finite_json import report_text
 from annotator.run import write_atomically
 from evaluation.confusion import Evaluation
 from evaluation.picture import draw_confusion
 
 CLASS_COLUMNS = ("class", "IoU %", "precision %", "recall %", "truth pixels", "predicted pixels")
 NOTHING_COLUMN = "(nothing)"
+LEFT_OPEN = "(left open)"
 ABSENT = "–"
 
 
@@ -50,7 +51,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     make_folder(folder)
     texts = {
         "report.md": _markdown(evaluation),
-        "metrics.json": json.dumps(_as_dict(evaluation), indent=2, ensure_ascii=False) + "\n",
+        "metrics.json": report_text(_as_dict(evaluation)),
         "per_class.csv": csv_text(
             list(ClassScore.__annotations__), (asdict(row).values() for row in per_class(evaluation))
         ),
@@ -136,6 +137,12 @@ def _as_dict(evaluation: Evaluation) -> dict[str, Any]:
         "mean_accuracy": share_or_none(scores.mean_accuracy),
         "frequency_weighted_iou": share_or_none(scores.frequency_weighted_iou),
         "notes": list(evaluation.notes),
+        "unscored": [
+            {"name": name, "pixels": without + labelled, "predicted_pixels": labelled}
+            for name, (without, labelled) in zip(
+                [*evaluation.matrix.unscored, LEFT_OPEN], evaluation.matrix.outside.tolist(), strict=True
+            )
+        ],
         "classes": [asdict(row) for row in per_class(evaluation)],
     }
 

@@ -1,6 +1,7 @@
 """A table as pictures, drawn with Pillow: grouped bars, and a bar per class.
 
-Rows are told apart by number as well as by colour, so that any number of them can be, by anybody.
+Rows are told apart by number as well as by colour, so that any number of them can be, by anybody. Below the title
+stands what the figures are of (`basis`: photos and pack), because pictures get pasted without their table.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ COLORS: tuple[Color, ...] = (
     (110, 110, 118),
 )
 """Of the rows, in order; more rows begin again. Okabe and Ito's, which colour-blind people can tell apart."""
-MARGIN, TITLE_HEIGHT, LEGEND_LINE, LEGEND_GAP, SQUARE = 28, 40, 24, 22, 16
+MARGIN, TITLE_HEIGHT, BASIS_LINE, LEGEND_LINE, LEGEND_GAP, SQUARE = 28, 40, 18, 24, 22, 16
+BETWEEN = "; "
 WIDTH_MIN, TITLE_MAX = 520, 1200
 
 SLOT, BAR, GROUP_GAP, AXIS = 34, 28, 36, 44
@@ -55,37 +57,47 @@ def color_of(row: int) -> Color:
     return COLORS[row % len(COLORS)]
 
 
-def draw_bars(title: str, rows: Sequence[str], groups: Mapping[str, Sequence[Bar]]) -> Image.Image:
+def draw_bars(
+    title: str, rows: Sequence[str], groups: Mapping[str, Sequence[Bar]], basis: Sequence[str] = ()
+) -> Image.Image:
     """Group name -> its bars: RGB picture of all groups side by side, with a line where the paper's figure is."""
     font, small = font_for([*groups, *rows], 13), font_for((), 11)
     widths = {name: max(len(bars) * SLOT, math.ceil(font.getlength(name))) for name, bars in groups.items()}
-    width = max(MARGIN + AXIS + sum(each + GROUP_GAP for each in widths.values()) + MARGIN, _width_of(title))
+    needed = MARGIN + AXIS + sum(each + GROUP_GAP for each in widths.values()) + MARGIN
+    width = max(needed, _width_of(title))
+    gap = GROUP_GAP + (width - needed) // max(len(groups), 1)
+    lines = _basis_lines(basis, width)
     marked = any(bar.paper for bars in groups.values() for bar in bars)
     legend = [*_legend(rows, font, width), *([[]] if marked else [])]
-    base = MARGIN + TITLE_HEIGHT + len(legend) * LEGEND_LINE + HEADROOM + PLOT_HEIGHT
+    head = MARGIN + TITLE_HEIGHT + len(lines) * BASIS_LINE
+    base = head + len(legend) * LEGEND_LINE + HEADROOM + PLOT_HEIGHT
     image = Image.new("RGB", (width, base + 60), PAPER)
     draw = ImageDraw.Draw(image)
-    _draw_title(draw, title, width)
-    _draw_legend(draw, legend, font)
+    _draw_title(draw, title, lines, width)
+    _draw_legend(draw, legend, head, font)
     if marked:
-        y = MARGIN + TITLE_HEIGHT + (len(legend) - 1) * LEGEND_LINE + SQUARE // 2
+        y = head + (len(legend) - 1) * LEGEND_LINE + SQUARE // 2
         draw.rectangle((MARGIN, y - 1, MARGIN + SQUARE, y - 2 + MARK), INK)
         draw.text((MARGIN + SQUARE + 8, y), "the paper's figure", INK, font, anchor="lm")
 
     top = _top([share for bars in groups.values() for bar in bars for share in (bar.value or 0.0, *bar.paper)])
     _draw_axis(draw, base, width, top, small)
-    x = MARGIN + AXIS + GROUP_GAP // 2
+    x = MARGIN + AXIS + gap // 2
     for name, bars in groups.items():
         left = x + (widths[name] - len(bars) * SLOT) / 2
         for place, bar in enumerate(bars):
             _draw_bar(draw, bar, round(left + place * SLOT + (SLOT - BAR) / 2), base, top, small)
         draw.text((x + widths[name] / 2, base + 37), fitted(name, 0, font, width), INK, font, anchor="ms")
-        x += widths[name] + GROUP_GAP
+        x += widths[name] + gap
     return image
 
 
 def draw_classes(
-    title: str, rows: Sequence[str], names: Sequence[str], shares: Mapping[int, Sequence[float | None]]
+    title: str,
+    rows: Sequence[str],
+    names: Sequence[str],
+    shares: Mapping[int, Sequence[float | None]],
+    basis: Sequence[str] = (),
 ) -> Image.Image:
     """Number of a row -> share per class: RGB picture with a line per class and a bar per row in it.
 
@@ -102,12 +114,14 @@ def draw_classes(
 
     width = max(2 * MARGIN + panels * panel_width + (panels - 1) * PANEL_GAP, _width_of(title))
     legend = _legend([rows[number] if number in shares else "" for number in range(len(rows))], font, width)
-    top = MARGIN + TITLE_HEIGHT + len(legend) * LEGEND_LINE + HEADROOM
+    basis_lines = _basis_lines(basis, width)
+    head = MARGIN + TITLE_HEIGHT + len(basis_lines) * BASIS_LINE
+    top = head + len(legend) * LEGEND_LINE + HEADROOM
     left_out = len(names) - len(shown)
     image = Image.new("RGB", (width, top + lines * CLASS_HEIGHT + MARGIN + (20 if left_out else 0)), PAPER)
     draw = ImageDraw.Draw(image)
-    _draw_title(draw, title, width)
-    _draw_legend(draw, legend, font)
+    _draw_title(draw, title, basis_lines, width)
+    _draw_legend(draw, legend, head, font)
     for panel in range(panels):
         left = MARGIN + panel * (panel_width + PANEL_GAP)
         mine = shown[panel * lines : (panel + 1) * lines]
@@ -131,9 +145,25 @@ def _width_of(title: str) -> int:
     return max(2 * MARGIN + min(math.ceil(font_for([title], 19).getlength(title)), TITLE_MAX), WIDTH_MIN)
 
 
-def _draw_title(draw: ImageDraw.ImageDraw, title: str, width: int) -> None:
-    font = font_for([title], 19)
+def _basis_lines(basis: Sequence[str], width: int) -> list[str]:
+    """As many of them on each line as fit."""
+    font = font_for(basis, 13)
+    lines: list[str] = []
+    for number, text in enumerate(fitted(text, place, font, width - 2 * MARGIN) for place, text in enumerate(basis)):
+        longer = f"{lines[-1]}{BETWEEN}{text}" if number else text
+        if number and font.getlength(longer) <= width - 2 * MARGIN:
+            lines[-1] = longer
+        else:
+            lines.append(text)
+    return lines
+
+
+def _draw_title(draw: ImageDraw.ImageDraw, title: str, basis: Sequence[str], width: int) -> None:
+    """And the lines below it."""
+    font, small = font_for([title], 19), font_for(basis, 13)
     draw.text((MARGIN, MARGIN - 8), fitted(title, 0, font, width - 2 * MARGIN), INK, font)
+    for line, text in enumerate(basis):
+        draw.text((MARGIN, MARGIN + 20 + line * BASIS_LINE), text, FAINT, small)
 
 
 def _legend(rows: Sequence[str], font: Font, width: int) -> list[list[tuple[int, int, str]]]:
@@ -153,9 +183,11 @@ def _legend(rows: Sequence[str], font: Font, width: int) -> list[list[tuple[int,
     return lines
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[tuple[int, int, str]]], font: Font) -> None:
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[tuple[int, int, str]]], top: int, font: Font
+) -> None:
     for line, entries in enumerate(lines):
-        y = MARGIN + TITLE_HEIGHT + line * LEGEND_LINE
+        y = top + line * LEGEND_LINE
         for number, x, text in entries:
             draw.rectangle((x, y, x + SQUARE - 1, y + SQUARE - 1), color_of(number))
             draw.text((x + SQUARE + 8, y + SQUARE / 2), text, INK, font, anchor="lm")

@@ -13,13 +13,15 @@ The confusion matrix of a cell is in its run's own report.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from evaluation.benchmarks import Benchmark, BenchmarkResult
+from evaluation.confusion import unscored_notes
 from evaluation.open_evaluation import OpenEvaluation
 from evaluation.report import ABSENT, ClassScore, escaped, make_folder, per_class, percent, share_or_none, table_lines
 from evaluation.table_picture import Bar, draw_bars, draw_classes
@@ -70,13 +72,16 @@ class Table:
 
 
 def cell_of(result: BenchmarkResult, run: RunReader, folder: Path) -> Cell:
-    """folder: the table's."""
+    """Without the notes on pixels that are not scored, which would be others for each cell; the run's report has them.
+
+    folder: the table's.
+    """
     evaluation = result.evaluation
     return Cell(
         scores={MIOU: evaluation.scores.miou},
         photos=evaluation.images,
         failed=evaluation.failed,
-        notes=evaluation.notes,
+        notes=tuple(note for note in evaluation.notes if note not in unscored_notes(evaluation.matrix)),
         classes=tuple(per_class(evaluation)),
         **_origin(run, folder),
     )
@@ -119,17 +124,19 @@ def write_table(table: Table, folder: str | Path) -> list[Path]:
     by_pixel = all(Column(text).metric == MIOU for text in table.preset.columns)
     titled = f"{table.preset.title}: mIoU" if by_pixel else table.preset.title
     everyone = [row.name for row in table.preset.rows]
-    pictures = {"bars.png": draw_bars(titled, everyone, _bars(table))}
+    pictures = {"bars.png": draw_bars(titled, everyone, _bars(table), _basis(table, list(table.benchmarks)))}
     for name, cells in _per_class(table).items():
         benchmark = table.benchmarks[name]
         shares = {number: [score.iou for score in cell.classes] for number, cell in cells.items()}
         title = f"{table.preset.title}: IoU per class, {benchmark.title}"
-        pictures[f"classes-{benchmark.name}.png"] = draw_classes(title, everyone, benchmark.classes, shares)
+        pictures[f"classes-{benchmark.name}.png"] = draw_classes(
+            title, everyone, benchmark.classes, shares, _basis(table, [name])
+        )
     for name, picture in pictures.items():
         picture.save(folder / name)
     texts = {
         "table.md": _markdown(table, list(pictures)),
-        "table.json": json.dumps(as_dict(table), indent=2, ensure_ascii=False) + "\n",
+        "table.json": report_text(as_dict(table)),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
@@ -267,11 +274,42 @@ def _markdown(table: Table, pictures: list[str]) -> str:
     return "\n".join(lines)
 
 
+def _basis(table: Table, benchmarks: Sequence[str]) -> list[str]:
+    """What the figures of these benchmarks are of: photos and pack, by benchmark where they differ."""
+    measured = [name for name in benchmarks if _cells_of(table, name)]
+    photos = {name: _photos_in_words(table, name) for name in measured}
+    packs = {name: _packs_in_words(_cells_of(table, name)) for name in measured}
+    whole = {name: f"{photos[name]}, {packs[name]}" for name in measured}
+    if len(set(whole.values())) <= 1:
+        return list(whole.values())[:1]
+    if len(set(packs.values())) == 1:
+        return [*(f"{name}: {text}" for name, text in photos.items()), packs[measured[0]]]
+    return [f"{name}: {text}" for name, text in whole.items()]
+
+
+def _photos_in_words(table: Table, name: str) -> str:
+    scored, whole = _photos_scored(table, name), f"{table.benchmarks[name].photos:,}"
+    return f"all {whole} photos" if scored == whole else f"{scored} of {whole} photos"
+
+
+def _packs_in_words(cells: Sequence[Cell]) -> str:
+    packs = sorted({cell.pack for cell in cells})
+    return f"{packs[0]} pack" if len(packs) == 1 else f"packs {', '.join(packs)}"
+
+
+def _cells_of(table: Table, name: str) -> list[Cell]:
+    return [cell for (_, benchmark), cell in table.cells.items() if benchmark == name]
+
+
+def _photos_scored(table: Table, name: str) -> str:
+    """How many, or from how many to how many in its cells; "" without a cell."""
+    counts = sorted({cell.photos for cell in _cells_of(table, name)})
+    return " to ".join(f"{count:,}" for count in (counts if len(counts) < 2 else (counts[0], counts[-1])))
+
+
 def _photo_rows(table: Table) -> Iterator[list[str]]:
     for name, benchmark in table.benchmarks.items():
-        counts = sorted({cell.photos for (_, of), cell in table.cells.items() if of == name})
-        scored = " to ".join(f"{count:,}" for count in (counts if len(counts) < 2 else (counts[0], counts[-1])))
-        yield [f"{name}: {benchmark.title}", scored or ABSENT, f"{benchmark.photos:,}"]
+        yield [f"{name}: {benchmark.title}", _photos_scored(table, name) or ABSENT, f"{benchmark.photos:,}"]
 
 
 def _row_rows(table: Table) -> Iterator[list[str]]:

@@ -53,8 +53,9 @@ class Truth:
     """Masks in the class order of `names`: the vocabulary's classes, then `missing`, those that only the truth has.
 
     vocabulary: the classes to score by: the run's, or the truth's own.
-    unused: masks for which the run has no photo.
-    notes:  sentences for the user on how the truth was read.
+    unused:   masks for which the run has no photo.
+    notes:    sentences for the user on how the truth was read.
+    unscored: classes of the truth that are not scored, such as its background where the run has none.
     """
 
     source: str
@@ -65,9 +66,18 @@ class Truth:
     unused: int
     pairs: dict[str, str] = field(repr=False)
     read: Read = field(repr=False)
+    unscored: tuple[str, ...] = ()
 
     def mask(self, photo: str, size: Size) -> TruthMask | None:
         """Of a photo by its path in the run; None where it has no truth. Never resized: another size is an error."""
+        mask = self.whole_mask(photo, size)
+        if mask is not None and self.unscored:
+            mask[mask >= len(self.names)] = IGNORE
+        return mask
+
+    def whole_mask(self, photo: str, size: Size) -> TruthMask | None:
+        """The same, where the classes that are not scored have the numbers after those of `names`; IGNORE is left for
+        pixels of no class."""
         return self.read(self.pairs[photo], size) if photo in self.pairs else None
 
 
@@ -123,6 +133,7 @@ def open_truth(
         unused=len(source.candidates) - len(pairs),
         pairs=pairs,
         read=source.read,
+        unscored=source.classes.ignored,
     )
 
 
@@ -141,7 +152,7 @@ def _open_folder(folder: Path, vocabulary: Vocabulary, class_list: Path | None) 
         for name in names
         if name.lower().endswith(".png")
     ]
-    read = partial(_read_mask, folder, _tables(classes.targets), str(class_list or "the run"))
+    read = partial(_read_mask, folder, _tables(classes.numbered), str(class_list or "the run"))
     return _Source(sorted(masks), MASK_KEYS, vocabulary, classes, read, notes)
 
 
@@ -156,7 +167,7 @@ def _open_coco(path: Path, vocabulary: Vocabulary | None) -> _Source:
     )
     classes = match_classes([(name,) for name in names], vocabulary)
     _refuse_strangers(path, classes, vocabulary)
-    *targets, empty = classes.targets
+    *targets, empty = classes.numbered
     notes = ("Pixels without an annotation are background.",)
     read = partial(file.mask, targets, empty)
     return _Source(list(file.images), COCO_KEYS, vocabulary, classes, read, notes)
@@ -243,8 +254,6 @@ def _class_notes(classes: ClassMatch) -> list[str]:
     notes = []
     if classes.missing:
         notes.append(f"Classes of the truth that the run does not know: {_some(classes.missing)}.")
-    if classes.ignored:
-        notes.append(f"Classes of the truth that are not scored: {_some(classes.ignored)}.")
     if classes.untold:
         notes.append(
             f"Classes of the run that the truth never names, so that they can only be wrong: {_some(classes.untold)}."

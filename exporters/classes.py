@@ -9,6 +9,7 @@ from annotator.errors import ConfigError
 from annotator.open_labels import choose, normalise
 from annotator.prediction import NOTHING, Segment
 from annotator.run import RunReader
+from annotator.spelling import option
 from annotator.vocabulary import Color
 from exporters.options import EVERYTHING, CommonOptions, label_counts
 
@@ -59,8 +60,8 @@ def classes_of(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
         return _open_classes(run, options)
     if (options.min_count, options.top) != (1, None):
         raise ConfigError(
-            f"{run.directory}: min_count and top choose among labels that a labeler made up, but this run has a "
-            "vocabulary; leave them out"
+            f"{run.directory}: {option('min_count')} and {option('top')} choose among labels that a labeler made up, "
+            "but this run has a vocabulary; leave them out"
         )
     entries = run.vocabulary.classes
     colors = tuple(entry.color for entry in entries)
@@ -85,7 +86,7 @@ def _open_classes(run: RunReader, options: CommonOptions = EVERYTHING) -> Classe
         most = max(counts, key=lambda count: count.photos)
         raise ConfigError(
             f"{run.directory}: no label is in {options.min_count} photos or more; the most common, {most.name!r}, is "
-            f"in {most.photos}; lower min_count"
+            f"in {most.photos}; lower {option('min_count')}"
         )
     dropped = len(counts) - len(names)
     notes = (f"{dropped:,} of {len(counts):,} labels are left out as too rare",) if dropped else ()

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from annotator.errors import ConfigError
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, json_line, labelled, list_writer, refuse_among_photos, replacing, writing
 from exporters.options import PolygonOptions, SplitOptions
 from exporters.pieces import IndexOf, Piece, piece_map, pieces
@@ -46,27 +47,30 @@ class CocoOptions(PolygonOptions, SplitOptions):
     strict:       no `score`, which COCO does not define.
     """
 
-    segmentation: Segmentation = "polygon"
-    variant: Literal["instances", "panoptic", "stuff"] = "instances"
-    strict: bool = False
+    segmentation: Segmentation = field(default="polygon", metadata=about("segmentation"))
+    variant: Literal["instances", "panoptic", "stuff"] = field(default="instances", metadata=about("variant"))
+    strict: bool = field(default=False, metadata=about("strict"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variant == "stuff" and self.instances:
-            raise ValueError("variant stuff has one mask per class and photo; leave out instances")
+            raise ValueError(
+                f"{option('variant', 'stuff')} has one mask per class and photo; leave out {option('instances')}"
+            )
         if self.simplify and (self.variant, self.segmentation) != ("instances", "polygon"):
-            raise ValueError("simplify is for polygons; leave it out here")
+            raise ValueError(f"{option('simplify')} is for polygons; leave it out here")
 
 
 @register("coco", CocoOptions, "COCO JSON: polygons or run lengths; panoptic; stuff", suffix=".json")
 def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     """Streams the run into one JSON; needs disk, not memory, for all photos."""
-    if out.suffix != ".json" or out.is_dir():
-        raise ConfigError(f"expected --out to name a .json file for COCO, but got {out}")
     classes = classes_of(run, options)
     summary = ExportSummary(out, notes=[*classes.notes])
     if options.variant == "panoptic":
-        refuse_among_photos(run, out.with_suffix(""))
+        folder = out.with_suffix("")
+        refuse_among_photos(run, folder)
+        folder.mkdir(exist_ok=True)
+        summary.files.append(folder)
     left_out = None if options.variant == "stuff" else classes.background
 
     def index_of(segment: Segment) -> int:

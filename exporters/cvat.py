@@ -9,15 +9,16 @@ no place in it, as CVAT refuses attributes that the task does not declare.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from annotator.errors import ConfigError
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import labelled, writing
 from exporters.markup import quoted
 from exporters.options import PolygonOptions, SplitOptions
@@ -28,21 +29,21 @@ from exporters.simplify import Outlines
 
 @dataclass(frozen=True)
 class CvatOptions(PolygonOptions, SplitOptions):
-    """shape: mask or polygon."""
+    """As everywhere, and masks or polygons."""
 
-    shape: Literal["mask", "polygon"] = "mask"
+    shape: Literal["mask", "polygon"] = field(default="mask", metadata=about("shape"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify and self.shape == "mask":
-            raise ValueError("simplify is for polygons; leave it out here, or ask for shape polygon")
+            raise ValueError(
+                f"{option('simplify')} is for polygons; leave it out here, or ask for {option('shape', 'polygon')}"
+            )
 
 
 @register("cvat", CvatOptions, "CVAT for images 1.1: masks or polygons in one XML", suffix=".xml")
 def export(run: RunReader, out: Path, options: CvatOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
-    if out.suffix != ".xml" or out.is_dir():
-        raise ConfigError(f"expected --out to name an .xml file for CVAT, but got {out}")
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify)
     with writing(out) as file:

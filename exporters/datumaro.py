@@ -9,7 +9,7 @@ An item's id is the photo's relative path without its extension.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import (
     Names,
     json_line,
@@ -40,7 +41,7 @@ LIKE_A_WAY_OUT = r"\\|(?<=\A[A-Za-z]):|(?<![^/])\.\.[. ]*(?![^/])"
 class DatumaroOptions(PieceOptions, SplitOptions, PhotoOptions):
     """As everywhere, but photos are copied: Datumaro refuses links that lead out of the dataset."""
 
-    photos: Literal["link", "copy", "none"] = "copy"
+    photos: Literal["link", "copy", "none"] = field(default="copy", metadata=about("photos"))
 
 
 @register("datumaro", DatumaroOptions, "Datumaro: masks as run lengths in a JSON per split")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from annotator.errors import ConfigError
+from annotator.finite_json import json_text
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.storage import is_remote, read_bytes
 from exporters.base import ExportSummary
 
@@ -70,7 +71,8 @@ def refuse_other_splits(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.exists() or path.is_symlink():
             raise ConfigError(
-                f"expected a folder without other splits, but there is {path}; delete it or choose another --out"
+                f"expected a folder without other splits, but there is {path}; delete it or choose another "
+                f"{option('out')}"
             )
 
 
@@ -106,7 +108,8 @@ def refuse_among_photos(run: RunReader, folder: Path) -> None:
         parent = (run.image_root / record.path).parent
         if parent not in clear and parent.resolve().is_relative_to(target):
             raise ConfigError(
-                f"expected a folder apart from the photos, but {folder} holds {record.path}; choose another --out"
+                f"expected a folder apart from the photos, but {folder} holds {record.path}; choose another "
+                f"{option('out')}"
             )
         clear.add(parent)
 
@@ -148,8 +151,8 @@ class Names:
 
 
 def json_line(content: Any) -> str:
-    """Compact and in ASCII, which every reader opens correctly whatever its locale."""
-    return json.dumps(content, separators=(",", ":"))
+    """Compact and in ASCII, which every reader opens correctly whatever its locale; never NaN, which is no JSON."""
+    return json_text(content, separators=(",", ":"))
 
 
 def list_writer(write: Callable[[str], object]) -> LineWriter:

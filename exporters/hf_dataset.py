@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +28,12 @@ from annotator.run import ImageRecord, RunReader
 from annotator.storage import read_bytes
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
-from exporters.layouts import LAYOUTS, refuse_links
+from exporters.layouts import LAYOUTS, refuse_no_photos
 from exporters.mask_png import Coding, coding_of, values_of
-from exporters.options import PhotoOptions, SplitOptions
+from exporters.options import CleanOptions, PhotoOptions, SplitOptions
+from exporters.pieces import View
 
 GROUP_ROWS, GROUP_BYTES = 100, 2**25
 """What is collected before it is written: a row group, which readers load whole."""
@@ -43,16 +45,16 @@ PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
-class HfDatasetOptions(SplitOptions, PhotoOptions):
+class HfDatasetOptions(CleanOptions, SplitOptions, PhotoOptions):
     """As everywhere, but photos may lie in the shards: copy, the default, puts their bytes there; link their path."""
 
-    photos: Literal["link", "copy", "none"] = "copy"
+    photos: Literal["link", "copy", "none"] = field(default="copy", metadata=about("photos"))
 
 
 @register("hf-dataset", HfDatasetOptions, "Hugging Face dataset: photos and masks in Parquet shards")
 def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummary:
     """Streams the run; holds a row group."""
-    refuse_links(run, options.photos)
+    refuse_no_photos(run, options.photos)
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
     coding = coding_of(classes, LAYOUTS["plain"])
@@ -69,7 +71,7 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
                     gone += 1
                     continue
                 row["image"] = picture
-            row["mask"] = {"bytes": _mask(record, classes, coding), "path": None}
+            row["mask"] = {"bytes": _mask(record, classes, coding, options.view), "path": None}
             shards[options.split_of(record.path)].add(row)
             summary.annotations += len(record.segments)
     except BaseException:
@@ -169,9 +171,9 @@ def _photo(path: Path, record: ImageRecord, *, embed: bool) -> dict[str, Any] | 
         return None
 
 
-def _mask(record: ImageRecord, classes: Classes, coding: Coding) -> bytes:
+def _mask(record: ImageRecord, classes: Classes, coding: Coding, view: View) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(values_of(record, classes, coding)).save(buffer, "PNG")
+    Image.fromarray(values_of(record, classes, coding, view)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ the mask and 0 elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,11 +22,11 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from annotator.errors import ConfigError
 from annotator.prediction import Mask, decode
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import labelled, list_writer, writing
 from exporters.markup import quoted
 from exporters.options import PieceOptions, SplitOptions
@@ -41,18 +41,17 @@ FROM_NAME, TO_NAME = "label", "image"
 
 @dataclass(frozen=True)
 class LabelStudioOptions(PieceOptions, SplitOptions):
-    """prefix: what a photo's URL begins with."""
+    """As everywhere, and how a photo's URL begins."""
 
-    prefix: str = "/data/local-files/?d="
+    prefix: str = field(default="/data/local-files/?d=", metadata=about("prefix"))
 
 
 @register("label-studio", LabelStudioOptions, "Label Studio: predictions as brush masks", suffix=".json")
 def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
-    if out.suffix != ".json" or out.is_dir():
-        raise ConfigError(f"expected --out to name a .json file for Label Studio, but got {out}")
     classes = classes_of(run, options)
-    summary = ExportSummary(out, notes=[*classes.notes])
+    interface = out.with_suffix(".config.xml")
+    summary = ExportSummary(out, notes=[*classes.notes], files=[out, interface])
     version = f"annotate {run.manifest.tool_version} {run.manifest.labeler}"
     with writing(out) as file:
         file.write("[")
@@ -68,7 +67,7 @@ def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSumm
             )
             summary.annotations += len(found)
         file.write("\n]\n")
-    with writing(out.with_suffix(".config.xml")) as file:
+    with writing(interface) as file:
         file.write(_interface(classes))
     return summary
 

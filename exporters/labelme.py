@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,11 @@ from PIL import Image
 
 from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.storage import is_remote
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, json_line, labelled, refuse_among_photos, write_text
 from exporters.options import PolygonOptions
 from exporters.pieces import Piece, pieces
@@ -36,14 +38,14 @@ VERSION = "5.5.0"
 
 @dataclass(frozen=True)
 class LabelmeOptions(PolygonOptions):
-    """shape: polygon or mask."""
+    """As everywhere, and polygons or masks."""
 
-    shape: Literal["polygon", "mask"] = "polygon"
+    shape: Literal["polygon", "mask"] = field(default="polygon", metadata=about("shape"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify and self.shape == "mask":
-            raise ValueError("simplify is for polygons; leave it out here")
+            raise ValueError(f"{option('simplify')} is for polygons; leave it out here")
 
 
 @register("labelme", LabelmeOptions, "LabelMe: a JSON of polygons or masks per photo")
@@ -53,7 +55,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
         refuse_among_photos(run, out)
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify, "pixels")
-    names = Names(suffix_bytes=len(".json"))
+    names, gone = Names(suffix_bytes=len(".json")), 0
     for record in labelled(run, summary):
         found = pieces(record, classes.object_index, options.view)
         target = out / f"{names.stem(record.path)}.json"
@@ -71,7 +73,13 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
             "imageWidth": record.width,
         }
         write_text(target, json_line(content) + "\n")
+        gone += not is_remote(run.image_root) and not (run.image_root / record.path).exists()
         summary.annotations += len(found)
+    if gone:
+        summary.notes.append(
+            f"{gone:,} photos are no longer in {run.image_root}, where imagePath leads; say where they are now with "
+            f"{option('images', 'DIR')}"
+        )
     names.note(summary)
     outlines.note(summary)
     return summary

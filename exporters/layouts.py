@@ -13,7 +13,9 @@ from PIL import Image
 from annotator.decode import decode
 from annotator.errors import ConfigError, ImageError
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.storage import is_remote
+from annotator.whereabouts import refuse_all_gone
 from exporters.base import ExportSummary
 from exporters.files import copy_file, json_line, replacing
 from exporters.options import SPLITS
@@ -114,20 +116,22 @@ def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) 
     return True
 
 
-def refuse_links(run: RunReader, photos: str) -> None:
-    """Raises where photos are to be links, and there is nothing to link to."""
+def refuse_no_photos(run: RunReader, photos: str) -> None:
+    """Raises where photos are to come along, and there is nothing to link to, or none of them is there."""
     if photos == "link" and is_remote(run.image_root):
         raise ConfigError(
             f"{run.image_root}: expected photos on this machine to link to, but they are at a URL; "
-            "--photos copy fetches them, --photos none leaves them out"
+            f"{option('photos', 'copy')} fetches them, {option('photos', 'none')} leaves them out"
         )
+    if photos != "none":
+        refuse_all_gone(run, f", or leave them out with {option('photos', 'none')}")
 
 
 class Photos:
     """Brings a run's photos along, as `photos` says, and counts those that are gone."""
 
     def __init__(self, run: RunReader, how: Literal["link", "copy", "none"]) -> None:
-        refuse_links(run, how)
+        refuse_no_photos(run, how)
         self._root = run.image_root
         self._how = how
         self._missing = 0

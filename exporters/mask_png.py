@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
@@ -21,8 +21,10 @@ from PIL import Image
 from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
+from exporters.descriptions import about
 from exporters.files import (
     Names,
     json_line,
@@ -32,15 +34,16 @@ from exporters.files import (
     replacing,
     writing,
 )
-from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_links
-from exporters.options import SplitOptions
+from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_no_photos
+from exporters.options import CleanOptions, SplitOptions
+from exporters.pieces import View, piece_map
 
 MOST_8_BIT = 254
 MOST_16_BIT = 65534
 
 
 @dataclass(frozen=True)
-class MaskPngOptions(SplitOptions):
+class MaskPngOptions(CleanOptions, SplitOptions):
     """preset: plain puts each mask at the photo's relative path; voc (`JPEGImages`, `SegmentationClass`,
             `ImageSets`), mmseg (`img_dir`, `ann_dir`), ade (`images`, `annotations`; 0 = unlabelled, classes
             from 1) and hf (an imagefolder with `metadata.jsonl`) are the layouts of trainers.
@@ -49,14 +52,14 @@ class MaskPngOptions(SplitOptions):
             They are named .jpg whatever they are, and photos that EXIF turns are always upright JPEG copies.
     """
 
-    preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = "plain"
-    gray: bool = False
-    photos: Literal["link", "copy", "none"] = "link"
+    preset: Literal["plain", "voc", "mmseg", "ade", "hf"] = field(default="plain", metadata=about("preset"))
+    gray: bool = field(default=False, metadata=about("gray"))
+    photos: Literal["link", "copy", "none"] = field(default="link", metadata=about("photos"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.preset == "plain" and self.split:
-            raise ValueError("preset plain has no splits; ask for voc, mmseg, ade or hf")
+            raise ValueError(f"{option('preset', 'plain')} has no splits; ask for voc, mmseg, ade or hf")
 
 
 @register("mask-png", MaskPngOptions, "a PNG of class indices per photo; layouts voc, mmseg, ade, hf")
@@ -67,7 +70,7 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     coding = coding_of(classes, layout)
     brings = layout.photos is not None and options.photos != "none"
     if brings:
-        refuse_links(run, options.photos)
+        refuse_no_photos(run, options.photos)
     kinds = [layout.masks, *([layout.photos] if brings and layout.photos else [])]
     _refuse_sources(run, out, set().union(*(layout.folders(out, kind) for kind in kinds)))
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)
@@ -82,7 +85,7 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
             if options.preset != "voc":  # whose splits are lists
                 refuse_other_splits(layout.mask(out, stem, other) for other in options.elsewhere(split))
             with replacing(mask) as temporary:
-                _image(values_of(record, classes, coding), palette).save(temporary, "PNG")
+                _image(values_of(record, classes, coding, options.view), palette).save(temporary, "PNG")
             summary.annotations += len(record.segments)
             if brings and not bring_photo(record, run.image_root / record.path, photo, copy=options.photos == "copy"):
                 missing += 1
@@ -123,11 +126,16 @@ def coding_of(classes: Classes, layout: Layout) -> Coding:
     return Coding(dtype, layout.first_value, nothing)
 
 
-def values_of(record: ImageRecord, classes: Classes, coding: Coding) -> NDArray[np.unsignedinteger]:
-    """H x W pixel values of a photo's mask."""
-    indices = [*(classes.index(segment) for segment in record.segments), NOTHING]  # the last one for NOTHING itself
+def values_of(record: ImageRecord, classes: Classes, coding: Coding, view: View) -> NDArray[np.unsignedinteger]:
+    """H x W pixel values of a photo's mask, cleaned up as the view asks; the background is a class like any other."""
+    if view == View():
+        numbers, indices = record.prediction().label_map, [classes.index(segment) for segment in record.segments]
+    else:
+        cleaned = piece_map(record, classes.index, view)
+        numbers, indices = cleaned.numbers, [*cleaned.class_indices]
+    indices.append(NOTHING)  # which -1 in `numbers` picks
     values = [coding.nothing if index == NOTHING else coding.first + index for index in indices]
-    return np.array(values, dtype=coding.dtype)[record.prediction().label_map]
+    return np.array(values, dtype=coding.dtype)[numbers]
 
 
 def _image(values: NDArray[np.unsignedinteger], palette: bytes | None) -> Image.Image:
@@ -171,4 +179,6 @@ def _refuse_sources(run: RunReader, out: Path, folders: set[Path]) -> None:
         refuse_among_photos(run, folder)
     written = out / "classes.txt"
     if run.vocabulary and written.exists() and os.path.realpath(run.vocabulary.source) == str(written.resolve()):
-        raise ConfigError(f"{written} is the run's own vocabulary, and would be overwritten; choose another --out")
+        raise ConfigError(
+            f"{written} is the run's own vocabulary, and would be overwritten; choose another {option('out')}"
+        )

@@ -1,18 +1,23 @@
 """What every format may be told, and the stage before it: which photos and segments reach a format at all.
 
-A format's options are a dataclass that takes what makes sense for it from those here; the stage streams, so a
-format sees one photo at a time whatever was asked for.
+A format's options are a dataclass that takes what makes sense for it from those here, each field with its description
+(`exporters.descriptions`). The stage streams, so a format sees one photo at a time whatever was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
+from exporters.descriptions import about
 from exporters.pieces import SelectedRecord, View
 
 SPLITS = ("train", "val", "test")
@@ -26,22 +31,19 @@ Keep = Callable[[ImageRecord], bool]
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """min_count: of labels that a labeler made up, those in fewer photos are left out.
-    top:       of such labels at most so many, those in most photos.
-    min_score: segments with a lower score are left out; their pixels count as unlabelled, but fill no hole.
-    """
+    """Options of every format. What a lower score leaves out counts as unlabelled, but fills no hole."""
 
-    min_count: int = 1
-    top: int | None = None
-    min_score: float = 0.0
+    min_count: int = field(default=1, metadata=about("min_count"))
+    top: int | None = field(default=None, metadata=about("top"))
+    min_score: float = field(default=0.0, metadata=about("min_score"))
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
-            raise ValueError(f"min_count: expected 1 or more photos, but got {self.min_count}")
+            raise ValueError(f"{option('min_count')}: expected 1 or more photos, but got {self.min_count}")
         if self.top is not None and self.top < 1:
-            raise ValueError(f"top: expected 1 or more classes, but got {self.top}")
+            raise ValueError(f"{option('top')}: expected 1 or more classes, but got {self.top}")
         if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score: expected 0 to 1, but got {self.min_score}")
+            raise ValueError(f"{option('min_score')}: expected 0 to 1, but got {self.min_score}")
 
 
 EVERYTHING = CommonOptions()
@@ -49,12 +51,10 @@ EVERYTHING = CommonOptions()
 
 @dataclass(frozen=True)
 class SplitOptions(CommonOptions):
-    """split: shares of train/val or train/val/test, such as 0.9/0.1; none puts every photo into train.
-    seed:  of the split. A photo's path alone decides where it goes, so new photos move no other.
-    """
+    """Options of formats with splits. No split puts every photo into train; new photos never move another."""
 
-    split: str = ""
-    seed: int = 0
+    split: str = field(default="", metadata=about("split"))
+    seed: int = field(default=0, metadata=about("seed"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,21 +89,29 @@ class SplitOptions(CommonOptions):
 
 
 @dataclass(frozen=True)
-class PieceOptions(CommonOptions):
-    """instances:  each connected part of each segment is an annotation of its own; else all pixels of a class are one.
-    min_area:   connected parts with fewer pixels are left out.
-    fill_holes: unlabelled pixels that a mask encloses join it, and so do parts that min_area left out. A hole with a
-                label stays, whether the format has its class or not; masks stay disjoint.
-    """
+class CleanOptions(CommonOptions):
+    """Options of formats that clean masks up: small regions become unlabelled, then holes are filled. A hole with a
+    label stays, whether the format has its class or not. Masks stay disjoint."""
 
-    instances: bool = False
-    min_area: int = 0
-    fill_holes: bool = False
+    min_area: int = field(default=0, metadata=about("min_area"))
+    fill_holes: bool = field(default=False, metadata=about("fill_holes"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_area < 0:
-            raise ValueError(f"min_area: expected 0 or more pixels, but got {self.min_area}")
+            raise ValueError(f"{option('min_area')}: expected 0 or more pixels, but got {self.min_area}")
+
+    @property
+    def view(self) -> View:
+        """With all pixels of a class as one piece."""
+        return View(False, self.min_area, self.fill_holes)
+
+
+@dataclass(frozen=True)
+class PieceOptions(CleanOptions):
+    """Options of formats of objects. Without `instances` all pixels of a class are one annotation."""
+
+    instances: bool = field(default=False, metadata=about("instances"))
 
     @property
     def view(self) -> View:
@@ -112,23 +120,22 @@ class PieceOptions(CommonOptions):
 
 @dataclass(frozen=True)
 class PolygonOptions(PieceOptions):
-    """simplify: polygons may leave the pixel edges by so many pixels, for fewer corners; the export says what
-    IoU with the exact masks that costs."""
+    """Options of formats of polygons. The cost of `simplify` is the IoU with the exact masks."""
 
-    simplify: float = 0.0
+    simplify: float = field(default=0.0, metadata=about("simplify"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.simplify < 0:
-            raise ValueError(f"simplify: expected 0 or more pixels, but got {self.simplify}")
+            raise ValueError(f"{option('simplify')}: expected 0 or more pixels, but got {self.simplify}")
 
 
 @dataclass(frozen=True)
 class PhotoOptions(CommonOptions):
-    """photos: how the photos come along: symbolic links, copies, or not at all. They are named .jpg whatever they
-    are, and photos that EXIF turns are always upright JPEG copies."""
+    """Options of formats that bring the photos along: as symbolic links, copies, or not at all. They are named .jpg
+    whatever they are, and photos that EXIF turns are always upright JPEG copies."""
 
-    photos: Literal["link", "copy", "none"] = "link"
+    photos: Literal["link", "copy", "none"] = field(default="link", metadata=about("photos"))
 
 
 def shares_of(split: str) -> tuple[float, ...]:
@@ -140,14 +147,20 @@ def shares_of(split: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if not 2 <= len(shares) <= len(SPLITS) or any(not share >= 0 for share in shares) or not 0 < sum(shares) < 1e9:
-        raise ValueError(f"split: expected shares of train/val or train/val/test such as 0.9/0.1, but got {split!r}")
+        raise ValueError(
+            f"{option('split')}: expected shares of train/val or train/val/test such as 0.9/0.1, but got {split!r}"
+        )
     return tuple(share / sum(shares) for share in shares)
 
 
 class SelectedRun(RunReader):
     """A run as a format is to see it: amended, then only the records to keep, then only segments that score enough.
 
-    hidden: segments left out for their score, in the last walk over the records.
+    A photo with a score that is not finite counts as failed: its network failed, and its labels mean nothing. Labelers
+    refuse such scores; runs of older versions may hold them.
+
+    hidden:  segments left out for their score, in the last walk over the records.
+    spoiled: photos that count as failed for their scores, likewise; `reason`: of the first of them, in words.
     """
 
     def __init__(
@@ -155,16 +168,27 @@ class SelectedRun(RunReader):
     ) -> None:
         self.directory = run.directory
         self.manifest = run.manifest
-        self.hidden = 0
+        self.hidden = self.spoiled = 0
+        self.reason = ""
         self._run = run
         self._min_score = min_score
         self._amend = amend
         self._keep = keep
 
+    @cached_property
+    def image_root(self) -> Path:
+        return self._run.image_root
+
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
         """Without segments: every photo that the run knows, whether it is selected or not."""
         found = self._run.records(segments=segments)
         return self._selected(found) if segments else found
+
+    def failures(self) -> Iterator[ImageRecord]:
+        """Those of the run, and those whose scores were met in the last walk."""
+        if not self.spoiled:
+            return self._run.failures()
+        return (record for record in self.records() if record.status == "failed")
 
     def label_counts(self) -> list[LabelCount]:
         """The classes that the labels name where no vocabulary does, as they are after amending."""
@@ -173,14 +197,25 @@ class SelectedRun(RunReader):
         return count_classes([(each.label, each.area) for each in record.segments] for record in self.records())
 
     def _selected(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
-        self.hidden = 0
+        self.hidden = self.spoiled = 0
         for record in self._amend(records) if self._amend else records:
             if self._keep and not self._keep(record):
                 continue
+            if reason := _not_finite(record):
+                self.reason = self.reason if self.spoiled else f"{record.path!r}: {reason}"
+                self.spoiled += 1
+                yield replace(record, status="failed", error=reason, segments=(), history=None)
+                continue
             kept = tuple(segment for segment in record.segments if segment.score >= self._min_score)
-            left_out = tuple(segment for segment in record.segments if not segment.score >= self._min_score)  # NaN, too
+            left_out = tuple(segment for segment in record.segments if segment.score < self._min_score)
             self.hidden += len(left_out)
             yield SelectedRecord(**vars(record) | {"segments": kept, "left_out": left_out}) if left_out else record
+
+
+def _not_finite(record: ImageRecord) -> str:
+    """Which segment has a score that is not finite; "" where none has."""
+    found = next((each for each in record.segments if not math.isfinite(each.score)), None)
+    return f"the score of the segment {found.label!r} is {found.score}" if found else ""
 
 
 def label_counts(run: RunReader) -> list[LabelCount]:

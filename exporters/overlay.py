@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,12 @@ from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.fonts import fitted, font_for
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from annotator.vocabulary import Color
+from annotator.whereabouts import refuse_all_gone
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, labelled, refuse_among_photos, replacing
 from exporters.options import CommonOptions
 
@@ -27,15 +30,15 @@ OTHERS: Color = (150, 150, 150)
 
 @dataclass(frozen=True)
 class OverlayOptions(CommonOptions):
-    """max_side: longer photos are drawn smaller. opacity: of the colours, 0 to 1; outlines are always full."""
+    """As everywhere, and how it is drawn."""
 
-    max_side: int = 1280
-    opacity: float = 0.45
+    max_side: int = field(default=1280, metadata=about("max_side"))
+    opacity: float = field(default=0.45, metadata=about("opacity"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.opacity <= 1:
-            raise ValueError(f"opacity: expected 0 to 1, but got {self.opacity}")
+            raise ValueError(f"{option('opacity')}: expected 0 to 1, but got {self.opacity}")
 
 
 @register("overlay", OverlayOptions, "the photo with coloured masks and a legend, to look at")
@@ -43,6 +46,7 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
+    refuse_all_gone(run)
     summary, names = ExportSummary(out, notes=[*classes.notes]), Names()
     gone = 0
     for record in labelled(run, summary, upright=True):

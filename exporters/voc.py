@@ -7,14 +7,15 @@
     JPEGImages/a.jpg
     labelmap.txt                `name:r,g,b::` per class, as CVAT and Datumaro want it
 
-Objects are the connected parts of each class. The format holds 254 objects per photo and 254 classes; of more
+Objects are the connected parts of each class. Cleaning up treats the background as a class, too: its small parts get
+255, and holes that it encloses get 0. The format holds 254 objects per photo and 254 classes; of more
 objects the smallest are left out. `mask-png --preset voc` writes the class masks alone.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from annotator.errors import ConfigError
-from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
+from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
+from exporters.descriptions import about
 from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, replacing, write_text, writing
 from exporters.layouts import PHOTO_SUFFIX, Photos, voc_line
 from exporters.markup import quoted
@@ -42,7 +44,7 @@ FOLDERS = ("Annotations", "SegmentationClass", "SegmentationObject", "JPEGImages
 class VocOptions(PieceOptions, SplitOptions, PhotoOptions):
     """As everywhere, but instances on, as boxes are round objects."""
 
-    instances: bool = True
+    instances: bool = field(default=True, metadata=about("instances"))
 
 
 @register("voc", VocOptions, "Pascal VOC: boxes in XML, class and object masks, lists per split")
@@ -84,7 +86,9 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
     with writing(out / "labelmap.txt") as file:
         file.write(_label_map(classes, values))
     if dropped:
-        summary.notes.append(f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise min_area")
+        summary.notes.append(
+            f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise {option('min_area')}"
+        )
     if unlisted:
         summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
     photos.note(summary)
@@ -107,22 +111,17 @@ def _masks(
 ) -> tuple[list[Piece], NDArray[np.uint8], NDArray[np.uint8]]:
     """All objects, and the pixels of the class and the object mask, which hold the first of them: the largest where
     there are too many, else by class and in reading order."""
-    found = piece_map(record, classes.object_index, options.view)
+    found = piece_map(record, classes.index, options.view)
     by_number = found.pieces()
-    order = list(by_number)
+    order = [number for number, piece in by_number.items() if piece.class_index != classes.background]
     if len(order) > MOST:
         order.sort(key=lambda number: -by_number[number].area)
-    background = np.zeros(record.size, dtype=np.bool_)
-    for segment in record.segments:
-        if classes.index(segment) == classes.background:
-            background |= decode(segment.rle, record.size)
-    rest = np.where(background, 0, VOID).astype(np.uint8)
-    class_of = np.full(len(found.class_indices) + 1, VOID, dtype=np.uint8)  # the last one for -1, nothing
+    values_of = [0 if index == classes.background else VOID for index in found.class_indices]
+    class_of = np.array([*values_of, VOID], dtype=np.uint8)  # the last one for -1, nothing
     object_of = class_of.copy()
     for place, number in enumerate(order[:MOST], start=1):
         class_of[number], object_of[number] = values[by_number[number].class_index], place
-    pixels = [np.where(lookup[found.numbers] == VOID, rest, lookup[found.numbers]) for lookup in (class_of, object_of)]
-    return [by_number[number] for number in order], pixels[0], pixels[1]
+    return [by_number[number] for number in order], class_of[found.numbers], object_of[found.numbers]
 
 
 def _xml(record: ImageRecord, stem: str, objects: list[Piece], classes: Classes) -> str:

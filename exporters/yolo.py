@@ -14,7 +14,7 @@ a pixel narrower and lower. Scores have no place in the format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import yaml
 from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
+from exporters.descriptions import about
 from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, write_text, writing
 from exporters.layouts import PHOTO_SUFFIX, Photos
 from exporters.options import SPLITS, PhotoOptions, PolygonOptions, SplitOptions
@@ -46,8 +47,8 @@ class YoloOptions(PolygonOptions, SplitOptions, PhotoOptions):
     """As everywhere, but split 0.9/0.1, as Ultralytics does not start without photos to validate on, and
     instances on, as an object is a line."""
 
-    split: str = "0.9/0.1"
-    instances: bool = True
+    split: str = field(default="0.9/0.1", metadata=about("split"))
+    instances: bool = field(default=True, metadata=about("instances"))
 
 
 @register("yolo-seg", YoloOptions, "YOLO segmentation: data.yaml, images and polygons, split for Ultralytics")
@@ -77,7 +78,8 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
         summary.annotations += len(lines)
     with writing(out / "data.yaml") as file:
         yaml.safe_dump(_data(classes, counts), file, allow_unicode=True, sort_keys=False)
-    summary.notes.append(", ".join(f"{split}: {count:,} photos" for split, count in counts.items() if count))
+    if any(counts.values()):
+        summary.notes.append(", ".join(f"{split}: {count:,} photos" for split, count in counts.items() if count))
     if not counts["val"]:
         summary.notes.append("no photo is in val, so data.yaml validates on train")
     for part in (photos, names, outlines):

@@ -33,6 +33,14 @@ RunArgument = Annotated[
 LocalRunArgument = Annotated[
     Path, typer.Argument(parser=parse_local_run, help="Run folder, as `annotate run` made it.", metavar="RUN")
 ]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where the run's photos are now: a folder or its URL.",
+        show_default="where the run found them",
+    ),
+]
 PackOption = Annotated[
     str | None, typer.Option(help="Weights; see `annotate models`.", show_default="the pack that made the run")
 ]

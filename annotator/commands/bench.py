@@ -49,7 +49,6 @@ def bench(
 
     The bound makes the calls to networks that the run made again, in the same process, in turns with the run.
     """
-    import json
     from itertools import islice
     from tempfile import TemporaryDirectory
 
@@ -58,6 +57,7 @@ def bench(
     from annotator.bench.picture import draw_bench
     from annotator.bench.table import headline, photos_line, result_lines, stage_table
     from annotator.config import RunConfig
+    from annotator.finite_json import report_text
     from annotator.images import open_source
     from annotator.run import write_atomically
     from labelers.base import find
@@ -88,7 +88,7 @@ def bench(
     for line in result_lines(measured):
         console.out.print(line)
     if json_ is not None:
-        write_atomically(json_, json.dumps(measured.to_json(), indent=2) + "\n")
+        write_atomically(json_, report_text(measured.to_json()))
         console.out.print(f"figures → {json_}", markup=False)
     if picture is not None:
         draw_bench(measured).save(picture, "PNG")

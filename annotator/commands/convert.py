@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from annotator.commands.arguments import parse_settings
+from exporters.descriptions import DESCRIPTIONS
 
 EXPORT_FLAGS = ("split", "seed", "photos", "simplify", "instances")
 
@@ -36,15 +37,11 @@ def convert(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the format; repeatable.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Shares of train/val or train/val/test, such as 0.9/0.1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split.", show_default="0")] = None,
-    photos: Annotated[
-        str | None, typer.Option(help="How photos come along: link, copy or none.", show_default="by format")
-    ] = None,
-    simplify: Annotated[
-        float | None, typer.Option(help="Polygons may leave the mask by so many pixels.", show_default="0")
-    ] = None,
-    instances: Annotated[bool | None, typer.Option("--instances", help="A class's separate parts apart.")] = None,
+    split: Annotated[str | None, typer.Option(help=DESCRIPTIONS["split"])] = None,
+    seed: Annotated[int | None, typer.Option(help=DESCRIPTIONS["seed"], show_default="0")] = None,
+    photos: Annotated[str | None, typer.Option(help=DESCRIPTIONS["photos"], show_default="by format")] = None,
+    simplify: Annotated[float | None, typer.Option(help=DESCRIPTIONS["simplify"], show_default="0")] = None,
+    instances: Annotated[bool | None, typer.Option("--instances", help=DESCRIPTIONS["instances"])] = None,
 ) -> None:
     """Write labels of another tool, COCO or mask PNGs, in any export format; says what that does not keep."""
     from annotator import console

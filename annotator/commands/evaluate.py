@@ -9,6 +9,7 @@ import typer
 
 from annotator.commands.arguments import (
     DeviceOption,
+    ImagesOption,
     PackOption,
     SetOption,
     WeightsOption,
@@ -45,6 +46,7 @@ def evaluate(
             show_default="RUN/eval, runs/BENCHMARK-LABELER",
         ),
     ] = None,
+    images: ImagesOption = None,
     human: Annotated[
         Path | None, typer.Option(help="st, tt: CSV of path, segment, human (0 to 3), which verifies besides.")
     ] = None,
@@ -103,11 +105,12 @@ def evaluate(
         return
     if run is None or truth is None:
         raise ConfigError("expected RUN and --truth, or --benchmark and --data")
-    _score_run(run, truth, metrics, truth_classes, out, human, set_, pack, weights, device)
+    _score_run(run, images, truth, metrics, truth_classes, out, human, set_, pack, weights, device)
 
 
 def _score_run(
     run: Path,
+    images: str | None,
     truth: Path,
     metrics: str,
     truth_classes: Path | None,
@@ -120,13 +123,13 @@ def _score_run(
 ) -> None:
     from annotator import console
     from annotator.errors import ConfigError
-    from annotator.run import open_run
+    from annotator.whereabouts import open_run_at
     from evaluation import open_evaluation
     from evaluation.confusion import METRICS, evaluate_run
     from evaluation.report import write_report
     from evaluation.truth import open_truth
 
-    opened, folder = open_run(run), results_in(run, out, "eval")
+    opened, folder = open_run_at(run, images), results_in(run, out, "eval")
     names = tuple(name.strip() for name in metrics.split(","))
     for name in names:
         if name not in (known := (*METRICS, *open_evaluation.METRICS)):

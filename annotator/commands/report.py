@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from annotator.commands.arguments import DeviceOption, WeightsOption, parse_run, parse_weights, results_in
+from annotator.commands.arguments import DeviceOption, ImagesOption, WeightsOption, parse_run, parse_weights, results_in
 
 if TYPE_CHECKING:
     from annotator.gallery.survey import Sort
@@ -36,6 +36,7 @@ def report(
         Literal["name", "confidence"], typer.Option(help="confidence: the least confident photos first.")
     ] = "name",
     limit: Annotated[int | None, typer.Option(help="Show only the first so many photos.", show_default="all")] = None,
+    images: ImagesOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another run's report, too; with --preset, start its runs anew.")
     ] = False,
@@ -70,14 +71,14 @@ def report(
     if (run is None) == (preset is None):
         raise ConfigError(f"expected RUN for its web pages, or --preset for a paper's table (--preset {LIST}: which)")
     if run is not None:
-        _gallery(run, out, sort, limit, overwrite)
+        _gallery(run, images, out, sort, limit, overwrite)
     elif preset == LIST:
         _print_presets()
     else:
         _table(str(preset), data, out, pack, weights, subset, device, overwrite)
 
 
-def _gallery(run: Path, out: Path | None, sort: Sort, limit: int | None, overwrite: bool) -> None:
+def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit: int | None, overwrite: bool) -> None:
     from functools import partial
 
     from rich.text import Text
@@ -85,18 +86,21 @@ def _gallery(run: Path, out: Path | None, sort: Sort, limit: int | None, overwri
     from annotator import console
     from annotator.corrections import corrected, pulls
     from annotator.gallery.report import make_report
-    from annotator.run import open_run
+    from annotator.whereabouts import open_run_at
     from exporters.options import SelectedRun
 
     folder = results_in(run, out, "report")
-    shown = opened = open_run(run)
+    shown = opened = open_run_at(run, images)
     if pulls(run):
         shown = SelectedRun(opened, amend=partial(corrected, run=opened))
     with console.stages() as report:
         done = make_report(shown, folder, sort=sort, limit=limit, overwrite=overwrite, report=report)
     lines = [f"{console.count(done.shown, 'photo')} on {console.count(done.pages, 'page')} → {done.index}"]
     if done.missing:
-        lines.append(f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read")
+        lines.append(
+            f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read in "
+            f"{opened.image_root}; --images says where they are now"
+        )
     console.print_lines([Text(line) for line in lines])
 
 

@@ -9,6 +9,7 @@ import typer
 
 from annotator.commands.arguments import (
     DeviceOption,
+    ImagesOption,
     PackOption,
     RunArgument,
     WeightsOption,
@@ -16,6 +17,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from exporters.descriptions import DESCRIPTIONS
 
 EXPORT_FLAGS = (
     "segmentation",
@@ -49,58 +51,47 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File or folder to write.", show_default="RUN/exports/FORMAT")
     ] = None,
+    images: ImagesOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="NAME=VALUE", help="An option of the format, as `--format list` shows; repeatable."
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Shares of train/val or train/val/test, such as 0.9/0.1, by the photos' names alone."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split.", show_default="0")] = None,
-    photos: Annotated[
-        str | None, typer.Option(help="How photos come along: link, copy or none.", show_default="by format")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help=DESCRIPTIONS["split"])] = None,
+    seed: Annotated[int | None, typer.Option(help=DESCRIPTIONS["seed"], show_default="0")] = None,
+    photos: Annotated[str | None, typer.Option(help=DESCRIPTIONS["photos"], show_default="by format")] = None,
     only: Annotated[
         Literal["all", "approved"], typer.Option(help="approved: what a person approved in `annotate review`.")
     ] = "all",
-    min_score: Annotated[
-        float | None, typer.Option(help="Leave out segments with a lower score.", show_default="0")
+    min_score: Annotated[float | None, typer.Option(help=DESCRIPTIONS["min_score"], show_default="0")] = None,
+    instances: Annotated[bool | None, typer.Option("--instances", help=DESCRIPTIONS["instances"])] = None,
+    min_area: Annotated[int | None, typer.Option(help=DESCRIPTIONS["min_area"], show_default="0")] = None,
+    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help=DESCRIPTIONS["fill_holes"])] = None,
+    simplify: Annotated[float | None, typer.Option(help=DESCRIPTIONS["simplify"], show_default="0")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help=f"labelme, cvat: {DESCRIPTIONS['shape']}", show_default="by format")
     ] = None,
-    instances: Annotated[bool | None, typer.Option("--instances", help="A class's separate parts apart.")] = None,
-    min_area: Annotated[int | None, typer.Option(help="Leave out smaller masks, in pixels.", show_default="0")] = None,
-    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Close holes in masks.")] = None,
-    simplify: Annotated[
-        float | None,
-        typer.Option(help="Polygons may leave the mask by so many pixels; says what that costs.", show_default="0"),
-    ] = None,
-    shape: Annotated[str | None, typer.Option(help="labelme, cvat: polygon or mask.", show_default="by format")] = None,
     segmentation: Annotated[
-        str | None, typer.Option(help="coco: polygon, rle or rle-uncompressed.", show_default="polygon")
+        str | None, typer.Option(help=f"coco: {DESCRIPTIONS['segmentation']}", show_default="polygon")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="coco: instances, panoptic or stuff.", show_default="instances")
+        str | None, typer.Option(help=f"coco: {DESCRIPTIONS['variant']}", show_default="instances")
     ] = None,
-    strict: Annotated[bool | None, typer.Option("--strict", help="coco: no `score`, only what COCO defines.")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help=f"coco: {DESCRIPTIONS['strict']}")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="mask-png: plain, voc, mmseg, ade or hf.", show_default="plain")
+        str | None, typer.Option(help=f"mask-png: {DESCRIPTIONS['preset']}", show_default="plain")
     ] = None,
-    gray: Annotated[bool | None, typer.Option("--gray", help="mask-png: gray instead of palette PNGs.")] = None,
-    min_count: Annotated[
-        int | None, typer.Option(help="Free-text labels: leave out those in fewer photos.", show_default="1")
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option(help="Free-text labels: only the most frequent.", show_default="all")
-    ] = None,
+    gray: Annotated[bool | None, typer.Option("--gray", help=f"mask-png: {DESCRIPTIONS['gray']}")] = None,
+    min_count: Annotated[int | None, typer.Option(help=DESCRIPTIONS["min_count"], show_default="1")] = None,
+    top: Annotated[int | None, typer.Option(help=DESCRIPTIONS["top"], show_default="all")] = None,
 ) -> None:
     """Write a run's masks for a trainer."""
     from functools import partial
 
     from annotator import console
     from annotator.corrections import Tally, corrected, pulls
-    from annotator.run import open_run
+    from annotator.whereabouts import open_run_at
     from exporters import base
 
     if format == "list":
@@ -108,7 +99,7 @@ def export(
         return
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
-    opened, tally = open_run(run), Tally()
+    opened, tally = open_run_at(run, images), Tally()
     amend = partial(corrected, run=opened, only_approved=only == "approved", tally=tally)
     reviewed = only == "approved" or pulls(run)
     target = results_in(run, out, base.default_out(Path(), format).as_posix())
@@ -159,15 +150,16 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="Picture to write, .png or .jpg.", show_default="RUN/show/IMAGE.png")
     ] = None,
+    images: ImagesOption = None,
 ) -> None:
     """One photo's segments: the tree in which they were joined, with captions and scores, and a picture of them."""
     from annotator import console
     from annotator.decode import decode
     from annotator.errors import ImageError
-    from annotator.run import open_run
     from annotator.show import SIDE, draw, find_record, tree_lines
+    from annotator.whereabouts import open_run_at
 
-    opened = open_run(run)
+    opened = open_run_at(run, images)
     record = find_record(opened, image)
     console.print_lines(tree_lines(record))
     if record.status == "failed":
@@ -176,7 +168,7 @@ def show(
     try:
         photo = decode(path, working_side=SIDE).pixels
     except ImageError as error:
-        raise ImageError(f"{path}: {error}; only the tree can be shown") from None
+        raise ImageError(f"{path}: {error}; only the tree can be shown, unless --images says where it is") from None
     picture = results_in(run, out, f"show/{record.path}.png")
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(record, photo).save(picture)

@@ -21,6 +21,7 @@ from annotator.gallery.spool import Spool
 from annotator.gallery.survey import Sort, Survey, survey_run
 from annotator.run import RunReader
 from exporters.files import refuse_among_photos
+from exporters.options import SelectedRun
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that draw; Pillow lets go of the interpreter."""
@@ -62,6 +63,7 @@ def make_report(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit: expected 1 or more photos, but got {limit}")
+    run = SelectedRun(run)  # photos with scores that are not finite count as failed
     refuse_among_photos(run, out)
     with new_edition(out, run.manifest.config_hash, overwrite) as (folder, publish):
         look, rows = Look.of(run), max(len(run), 1)

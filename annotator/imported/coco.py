@@ -7,6 +7,7 @@ where annotations of several classes overlap the smaller one is painted last. Wh
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -161,8 +162,9 @@ def _is_one_part(mask: Mask, numbers: LabelMap) -> bool:
 
 
 def _score(annotation: dict[str, Any]) -> float:
+    """1 where it says none, or no finite number."""
     score = annotation.get("score", 1.0)
-    return float(score) if isinstance(score, int | float) else 1.0
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else 1.0
 
 
 def _targets(file: CocoFile, vocabulary: Vocabulary) -> list[int]:

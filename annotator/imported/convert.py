@@ -16,8 +16,8 @@ from annotator.imported.labels import Labels, Tally
 from annotator.imported.masks import mask_labels
 from annotator.imported.parquet import parquet_labels, shards_of
 from annotator.run import Manifest, RunReader, RunWriter, open_run
+from annotator.spelling import option
 from exporters import base
-from exporters.options import SplitOptions
 
 Overlap = Literal["refuse", "smaller-on-top"]
 OBJECTS_ONLY = ("coco", "cvat", "datumaro", "label-studio", "labelme", "yolo-seg")
@@ -57,16 +57,10 @@ def convert(
         _refuse_overlap(labels, overlap)
         summary = base.export(to, run, out, given)
         if to == "coco" and labels.entries:
-            for file in _written(out, given):
+            for file in filter(Path.is_file, summary.files):  # not the folder of panoptic PNGs
                 restore(file, labels.entries)
     summary.notes += [*labels.notes, *_losses(labels, to, given)]
     return summary
-
-
-def _written(out: Path, given: Mapping[str, Any]) -> list[Path]:
-    """The files that an export to COCO made."""
-    splits = SplitOptions(split=given.get("split", "")).splits
-    return [out] if len(splits) == 1 else [base.split_file(out, split) for split in splits]
 
 
 def read_labels(source: Path, images: Path | None, classes: Path | None) -> Labels:
@@ -104,14 +98,16 @@ def _refuse_source(source: Path, out: Path, *, folder: bool) -> None:
     here, there = source.resolve(), out.resolve()
     among = source.is_dir() and (there.is_relative_to(here) or here.parent == there)
     if there == here or (folder and among):
-        raise ConfigError(f"expected a place apart from the labels in {source}, but got {out}; choose another --out")
+        raise ConfigError(
+            f"expected a place apart from the labels in {source}, but got {out}; choose another {option('out')}"
+        )
 
 
 def _without_photos(to: str, given: dict[str, Any]) -> None:
     """Where no one said where the photos are, none come along."""
     takes_photos = _takes(to, "photos")
     if to == "overlay" or (takes_photos and given.get("photos", "none") != "none"):
-        raise ConfigError(f"format {to} needs the photos for this; say where they are with --images DIR")
+        raise ConfigError(f"format {to} needs the photos for this; say where they are with {option('images', 'DIR')}")
     if takes_photos:
         given["photos"] = "none"
 
@@ -124,7 +120,7 @@ def _refuse_overlap(labels: Labels, overlap: Overlap) -> None:
     if labels.tally.overlapping and overlap == "refuse":
         raise ConfigError(
             f"{labels.source}: expected annotations that do not overlap, but those of several classes share "
-            f"{_overlap(labels.tally)}; --overlap smaller-on-top gives these to the smaller annotation"
+            f"{_overlap(labels.tally)}; {option('overlap', 'smaller-on-top')} gives these to the smaller annotation"
         )
 
 
@@ -148,7 +144,8 @@ def _losses(labels: Labels, to: str, given: Mapping[str, Any]) -> list[str]:
             "touch one of their class, lie under another or are in several parts"
         )
     elif tally.merged and not given.get("instances"):
-        hint = f"; --instances writes connected parts, which {told:,} of {tally.annotations:,} annotations are"
+        parts = option("instances", True)
+        hint = f"; {parts} writes connected parts, which {told:,} of {tally.annotations:,} annotations are"
         notes.append(
             f"{tally.merged:,} annotations share photo and class with another, and are one mask"
             f"{hint if _takes(to, 'instances') else ''}"
@@ -156,10 +153,9 @@ def _losses(labels: Labels, to: str, given: Mapping[str, Any]) -> list[str]:
     if tally.background and to in OBJECTS_ONLY and given.get("variant") != "stuff":
         names = labels.vocabulary.names
         lost = f"; {tally.nothing:,} pixels without a label can no longer be told from it" if tally.nothing else ""
-        stuff = "; --set variant=stuff keeps it" if to == "coco" else ""
-        notes.append(
-            f"{names[labels.vocabulary.background_class or 0]!r} is no object, so {to} leaves it out{lost}{stuff}"
-        )
+        stuff = f"; {option('variant', 'stuff')} keeps it" if to == "coco" else ""
+        background = names[labels.vocabulary.background_class or 0]
+        notes.append(f"{background!r} is no object, so {to} leaves it out{lost}{stuff}")
     if to != "coco" and labels.entries and (changed := labels.entries.changed):
         notes.append(f"{to} numbers classes by their order: category ids are not kept, such as {changed}")
     return notes

@@ -13,6 +13,7 @@ from annotator.errors import ConfigError, ImageError
 from annotator.imported.entries import Entries
 from annotator.prediction import NOTHING, LabelMap, Prediction
 from annotator.record import ImageRecord
+from annotator.spelling import option
 from annotator.vocabulary import ClassEntry, Vocabulary, names_background
 
 ANY_SIDE = 1
@@ -83,7 +84,7 @@ def measure(root: Path, path: str) -> Measured:
         photo = decode(root / path, working_side=ANY_SIDE)
     except ImageError as error:
         raise ConfigError(
-            f"{root}: expected the photo {path!r} of the labels, but {error}; leave --images out"
+            f"{root}: expected the photo {path!r} of the labels, but {error}; leave {option('images')} out"
         ) from None
     return Measured(photo.width, photo.height, photo.orientation, photo.bytes, photo.mtime)
 

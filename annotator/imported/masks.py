@@ -33,6 +33,7 @@ from annotator.imported.labels import (
 )
 from annotator.prediction import NOTHING
 from annotator.record import ImageRecord
+from annotator.spelling import option
 from annotator.vocabulary import Vocabulary
 from evaluation.matching import MASK_KEYS, pair_photos, stem
 from evaluation.truth import CLASSES_FILE, read_indices
@@ -85,7 +86,7 @@ def mask_labels(folder: Path, images: Path | None, classes_file: Path | None) ->
     if images is None and any(stem(mask) != photo for photo, mask in photos.items()):
         labels.notes.append(
             f"masks do not say what their photos are called: NAME.png is taken for that of NAME{GUESSED_SUFFIX}; "
-            "--images DIR looks"
+            f"{option('images', 'DIR')} looks"
         )
     return labels
 
@@ -97,7 +98,7 @@ def values_of(folder: Path, classes_file: Path | None) -> Values:
     if file is None:
         raise ConfigError(
             f"{folder}: expected a {CLASSES_FILE} or {ID2LABEL} in or beside it that names the masks' values, "
-            "but found none; give one with --classes"
+            f"but found none; give one with {option('classes')}"
         )
     if file.suffix != ".json":
         vocabulary = listed_classes(file)
@@ -150,7 +151,9 @@ def _named(folder: Path, masks: Sequence[str]) -> dict[str, str]:
         name = stem(mask)
         photo = name if IMAGE_NAME.search(name) else name + GUESSED_SUFFIX
         if photo in photos:
-            raise ConfigError(f"{folder}: both {photos[photo]!r} and {mask!r} may be of {photo!r}; --images DIR tells")
+            raise ConfigError(
+                f"{folder}: both {photos[photo]!r} and {mask!r} may be of {photo!r}; {option('images', 'DIR')} tells"
+            )
         photos[photo] = mask
     return photos
 

@@ -167,8 +167,8 @@ def test_flags_win_over_a_config_file(folder: Path, annotate: Annotate) -> None:
         ((*RUN, "--images", "nowhere"), "nowhere"),
         ((*RUN, "--pack", "nothing"), "nothing"),
         ((*RUN, "--device", "cuda:9"), "--device cuda:9: expected auto or one that this machine has"),
-        ((*RUN, "--precision", "fp64"), "precision: expected one of auto, fp32, bf16, but got 'fp64'"),
-        ((*RUN, "--batch-size", "0"), "batch_size: expected at least 1, but got 0"),
+        ((*RUN, "--precision", "fp64"), "--precision: expected one of auto, fp32, bf16, but got 'fp64'"),
+        ((*RUN, "--batch-size", "0"), "--batch-size: expected at least 1, but got 0"),
         ((*RUN, "--weights", "clap=x.pt"), "--weights clap=FILE: the pack 'embedded' has no such file"),
         ((*RUN, "--config", "none.yaml"), "none.yaml: cannot be read (No such file or directory)"),
         (("export", "nowhere"), "nowhere: no run here (run.json is missing); `annotate run` makes one"),
@@ -193,7 +193,10 @@ def test_mistakes_about_a_run(folder: Path, annotate: Annotate) -> None:
     for arguments, message in (
         ((*RUN, "--vocab", "cat, dog"), "holds a run with another vocabulary; --overwrite starts anew"),
         (("export", "runs/photos-maskclip", "--format", "cocoa"), "no export format 'cocoa'; known are coco, mask-png"),
-        (("export", "runs/photos-maskclip", "--preset", "voc"), "has no setting 'preset'"),
+        (
+            ("export", "runs/photos-maskclip", "--preset", "voc"),
+            "format coco has no --preset, which is for mask-png; leave it out",
+        ),
         (("eval", "runs/photos-maskclip", "--truth", "masks", "--metrics", "iou"), "'iou'"),
     ):
         answer = annotate(*arguments)

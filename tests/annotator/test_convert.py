@@ -95,7 +95,7 @@ def test_overlaps_are_counted_and_refused_or_painted(tmp_path: Path) -> None:
     boxes = [annotation(dog, 2), annotation(cat, 1), annotation(second, 1), annotation(dog, 3, 2)]
     file = write_coco(tmp_path / "a.json", {"a.jpg": (6, 8), "b.jpg": (6, 8)}, boxes)
     out = tmp_path / "masks"
-    with pytest.raises(ConfigError, match=r"classes share 6 pixels in 1 of 2 photos; --overlap smaller-on-top"):
+    with pytest.raises(ConfigError, match=r"classes share 6 pixels in 1 of 2 photos; overlap='smaller-on-top' gives"):
         convert(file, "mask-png", out)
     assert not out.exists()
     output = said(file, "--to", "mask-png", "--out", out, "--overlap", "smaller-on-top")
@@ -306,7 +306,7 @@ def test_the_labels_themselves_are_safe(tmp_path: Path, maps: dict[str, Map]) ->
     file = coco_of(tmp_path / "a.json", maps)
     with pytest.raises(ConfigError, match="expected a place apart from the labels"):
         convert(file, "coco", file)
-    with pytest.raises(ConfigError, match="say where they are with --images"):
+    with pytest.raises(ConfigError, match="say where they are with images='DIR'"):
         convert(file, "overlay", tmp_path / "out")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

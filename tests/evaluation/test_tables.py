@@ -239,6 +239,54 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, ...]]
     return texts
 
 
+def words_of(texts: list[tuple[str, tuple[float, ...]]]) -> list[str]:
+    return [words for words, _ in texts]
+
+
+def test_pictures_say_what_they_are_of(table: Table, drawn: list, tmp_path: Path) -> None:
+    """Photos and pack: by benchmark where they differ, and of one benchmark in the picture of its classes."""
+    write_table(table, tmp_path)
+    assert words_of(drawn).count("cityscapes: 2 to 3 of 500 photos, embedded pack") == 1
+    assert words_of(drawn).count("voc21: 3 of 1,449 photos, paper pack") == 1
+    assert words_of(drawn).count("2 to 3 of 500 photos, embedded pack") == 1
+    assert not any("ade20k:" in words for words in words_of(drawn))  # not measured
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"voc21": (2, "embedded"), "voc20": (2, "embedded")}, "2 of 1,449 photos, embedded pack"),
+        (
+            {"voc21": (1449, "embedded"), "coco-object": (5000, "embedded")},
+            "voc21: all 1,449 photos; coco-object: all 5,000 photos; embedded pack",
+        ),
+        (
+            {"voc21": (2, "embedded"), "voc20": (2, "paper")},
+            "voc21: 2 of 1,449 photos, embedded pack; voc20: 2 of 1,449 photos, paper pack",
+        ),
+        ({}, ""),
+    ],
+)
+def test_one_line_where_benchmarks_agree(
+    cells: dict[str, tuple[int, str]], expected: str, drawn: list, tmp_path: Path
+) -> None:
+    names = ("voc21", "voc20", "coco-object")
+    preset = Preset("mine", "My table with a title that is long enough", "A paper", names, (Row("a", "maskclip"),))
+    made = {("a", name): Cell({MIOU: 0.5}, count, 0, "r", pack, {}, ()) for name, (count, pack) in cells.items()}
+    write_table(Table(preset, "", {name: load_benchmark(name) for name in names}, {}, made), tmp_path)
+    head = [words for words, box in drawn if words.endswith("pack") or " photos" in words]
+    assert "; ".join(head) == expected
+
+
+def test_groups_spread_over_the_plot() -> None:
+    """A title wider than the bars leaves no empty half: as much is free to the right of the bars as to the left."""
+    picture = draw_bars("A title that is much wider than two bars would ever be " * 2, ["a"], {"x": [Bar(0, 0.5)]})
+    filled = np.flatnonzero((np.asarray(picture) == color_of(0)).all(axis=2)[120:].any(axis=0))
+    axis = np.flatnonzero((np.asarray(picture) == (118, 125, 134)).all(axis=2).mean(axis=1) > 0.3)[-1]
+    plot = np.flatnonzero((np.asarray(picture)[axis] == (118, 125, 134)).all(axis=1))
+    assert filled[0] - plot[0] == pytest.approx(plot[-1] - filled[-1], abs=8)
+
+
 def overlapping(texts: list[tuple[str, tuple[float, ...]]]) -> Iterator[tuple[str, str]]:
     for (one, a), (other, b) in itertools.combinations(texts, 2):
         if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
@@ -255,7 +303,8 @@ def test_no_text_covers_another(count: int, drawn: list) -> None:
         name: [Bar(row, value, (value + rng.uniform(-0.04, 0.04),)) for row, value in enumerate(line)]
         for name, line in zip(benchmarks, values, strict=True)
     }
-    image = draw_bars("A table", names, groups)
+    basis = [f"{name}: 100 of 1,449 photos" for name in benchmarks]
+    image = draw_bars("A table", names, groups, [*basis, "embedded pack"])
     assert len(drawn) > 2 * count * len(benchmarks)
     assert list(overlapping(drawn)) == []
     assert all(min(box) >= 0 and box[2] <= image.width and box[3] <= image.height for _, box in drawn)
@@ -266,7 +315,8 @@ def test_no_class_covers_another(benchmark: str, count: int, drawn: list) -> Non
     classes = load_benchmark(benchmark).classes
     rng = np.random.default_rng(0)
     shares = {row: rng.uniform(0, 1, len(classes)).tolist() for row in range(count)}
-    image = draw_classes("A table: IoU per class", [f"row {row}" for row in range(count)], classes, shares)
+    basis = ["from 2 to 2,000 of 5,000 photos, packs embedded, paper"] * 3
+    image = draw_classes("A table: IoU per class", [f"row {row}" for row in range(count)], classes, shares, basis)
     words = [text for text, _ in drawn]
     assert [name for name in classes if name not in words] == []  # none is cut
     assert list(overlapping(drawn)) == []

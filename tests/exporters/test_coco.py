@@ -248,7 +248,7 @@ def test_turned_photos_are_told_of(make_run, tmp_path) -> None:
         ("labels.json", {"segmentation": "polygons"}, "expected one of polygon, rle, rle-uncompressed"),
         ("labels.json", {"min_area": -1}, "min_area: expected 0 or more pixels, but got -1"),
         ("labels.json", {"variant": "stuff", "instances": True}, "one mask per class"),
-        ("labels.txt", {}, "expected --out to name a .json file"),
+        ("labels.txt", {}, "expected out, for the format coco, to name a file that ends in .json"),
         ("photos.json", {"variant": "panoptic"}, "expected a folder apart from the photos"),
     ],
 )

@@ -118,7 +118,7 @@ def test_datumaro_reads_it(make_run, noise, tmp_path) -> None:
 
 def test_refusals(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.ones((1, 1), dtype=np.int32)}, NAMES)
-    with pytest.raises(ConfigError, match=r"expected --out to name an \.xml file"):
+    with pytest.raises(ConfigError, match=r"expected out, for the format cvat, to name a file that ends in \.xml"):
         cvat(run, tmp_path / "a.json")
     with pytest.raises(ConfigError, match="simplify is for polygons"):
         cvat(run, tmp_path / "a.xml", simplify=1.0)

@@ -22,7 +22,7 @@ NAMES = [f"class {index}" for index in range(8)]
     [
         ("coco", {"segmentation": "rle"}),
         ("coco", {"variant": "panoptic"}),
-        ("mask-png", {"preset": "hf"}),
+        ("mask-png", {"preset": "hf", "photos": "none"}),
     ],
 )
 def test_ten_times_the_photos_take_no_more_memory(make_run, noise, tmp_path, name, options) -> None:

@@ -118,5 +118,7 @@ def test_hostile_names(make_run, tmp_path) -> None:
 
 def test_refusals(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.ones((1, 1), dtype=np.int32)}, NAMES)
-    with pytest.raises(ConfigError, match=r"expected --out to name a \.json file"):
+    with pytest.raises(
+        ConfigError, match=r"expected out, for the format label-studio, to name a file that ends in \.json"
+    ):
         studio(run, tmp_path / "tasks")

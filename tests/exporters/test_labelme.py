@@ -105,5 +105,5 @@ def test_refusals(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.ones((2, 2), dtype=np.int32)}, NAMES)
     with pytest.raises(ConfigError, match="simplify is for polygons"):
         export("labelme", run, tmp_path / "out", {"shape": "mask", "simplify": 1.0})
-    with pytest.raises(ConfigError, match="has no setting 'split'"):
+    with pytest.raises(ConfigError, match="format labelme has no split, which is for coco"):
         export("labelme", run, tmp_path / "out", {"split": "0.9/0.1"})

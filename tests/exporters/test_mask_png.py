@@ -224,7 +224,7 @@ def test_splits(make_run, noise, tmp_path, preset, masks, images) -> None:
 
 def test_plain_has_no_splits(make_run, tmp_path) -> None:
     run = make_run({"a.jpg": np.zeros((1, 1), dtype=np.int32)}, NAMES)
-    with pytest.raises(ConfigError, match="preset plain has no splits"):
+    with pytest.raises(ConfigError, match="preset='plain' has no splits"):
         png(run, tmp_path / "out", split="0.9/0.1")
 
 

@@ -70,7 +70,7 @@ def test_copies_are_fetched(runs: Runs, tmp_path: Path, name: str, options: dict
 @pytest.mark.parametrize(("name", "options"), BROUGHT)
 def test_there_is_nothing_to_link_to(runs: Runs, tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(
-        ConfigError, match=r"s3://.*expected photos on this machine to link to.*--photos copy"
+        ConfigError, match=r"s3://.*expected photos on this machine to link to.*photos='copy' fetches"
     ) as caught:
         export(name, runs[1], tmp_path / "out", {**options, "photos": "link"})
     assert "\n" not in str(caught.value)
