@@ -57,6 +57,10 @@ class ZeroguideParameters:
     beam: int
     max_tokens: int
     block_capitalised: bool
+    start_token: bool | None
+    normalise_over: Literal["all-beams", "each-beam"] | None
+    end_factor: float | None
+    first_token: Literal["any", "letters"] | None
 
     def __post_init__(self) -> None:
         check_shares(threshold=self.threshold)
