@@ -47,6 +47,7 @@ class ZeroguideParameters:
     overlap: int | None
     segments: int
     same: float
+    oversegment: Literal["paper", "published"]
     linkage: Literal["full", "neighbours"]
     refine: bool
     baseline: Literal["full", "no-subtraction", "crop-and-mask"]
@@ -69,7 +70,9 @@ class ZeroguideParameters:
 
     def oversegmentation(self) -> OversegmentOptions:
         neighbours_only = self.linkage == "neighbours"
-        return OversegmentOptions(self.patches, self.overlap, self.segments, self.same, neighbours_only, self.refine)
+        return OversegmentOptions(
+            self.patches, self.overlap, self.segments, self.same, neighbours_only, self.refine, self.oversegment
+        )
 
     def embedding(self) -> SegmentOptions:
         return SegmentOptions(self.baseline, self.saliency, self.first_masked, self.sigma)

@@ -83,6 +83,7 @@ def check_consistent(found: Prediction) -> None:
         {"linkage": "neighbours"},
         {"refine": True},
         {"baseline": "crop-and-mask"},
+        {"oversegment": "published", "same": 1.1},
     ],
 )
 def test_every_way_is_consistent(captioner: str, settings: dict[str, Any]) -> None:
@@ -243,6 +244,8 @@ def test_its_defaults_are_the_papers() -> None:
     }
     options = defaults.oversegmentation()
     assert (options.patches * 8, options.overlap, options.segments, options.same) == (224, None, 20, 0.9)
+    assert options.way == "paper"
+    assert base.resolve_parameters("zeroguide", {"oversegment": "published"}).oversegmentation().way == "published"
     assert (defaults.merge, defaults.threshold, defaults.captioner) == (True, 0.8, None)
 
 
@@ -253,6 +256,7 @@ def test_its_defaults_are_the_papers() -> None:
         ({"threshold": 1.5}, "labeler zeroguide: threshold: expected 0 to 1, but got 1.5"),
         ({"sigma": 0}, "labeler zeroguide: sigma: expected more than 0, but got 0"),
         ({"segments": 0}, "labeler zeroguide: segments: expected at least 1, but got 0"),
+        ({"oversegment": "code"}, "oversegment: expected one of paper, published, but got 'code'"),
         ({"normalise_over": "beams"}, "normalise_over: expected one of all-beams, each-beam, but got 'beams'"),
         ({"first_token": "word"}, "first_token: expected one of any, letters, but got 'word'"),
         ({"start_token": 1}, "start_token: expected bool, but got 1"),
