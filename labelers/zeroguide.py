@@ -48,6 +48,7 @@ class ZeroguideParameters:
     overlap: int | None
     segments: int
     same: float
+    oversegment: Literal["paper", "published"]
     linkage: Literal["full", "neighbours"]
     refine: bool
     baseline: Literal["full", "no-subtraction", "crop-and-mask"]
@@ -58,6 +59,10 @@ class ZeroguideParameters:
     beam: int
     max_tokens: int
     block_capitalised: bool
+    start_token: bool | None
+    normalise_over: Literal["all-beams", "each-beam"] | None
+    end_factor: float | None
+    first_token: Literal["any", "letters"] | None
 
     def __post_init__(self) -> None:
         check_shares(threshold=self.threshold)
@@ -66,7 +71,9 @@ class ZeroguideParameters:
 
     def oversegmentation(self) -> OversegmentOptions:
         neighbours_only = self.linkage == "neighbours"
-        return OversegmentOptions(self.patches, self.overlap, self.segments, self.same, neighbours_only, self.refine)
+        return OversegmentOptions(
+            self.patches, self.overlap, self.segments, self.same, neighbours_only, self.refine, self.oversegment
+        )
 
     def embedding(self) -> SegmentOptions:
         return SegmentOptions(self.baseline, self.saliency, self.first_masked, self.sigma)

@@ -78,6 +78,24 @@ class MergeTree:
         numbered: NDArray[np.int64] = rank[inverse]
         return numbered
 
+    def above(self, nodes: Sequence[int]) -> MergeTree:
+        """The tree over these nodes, none of which lies below another, as leaves 0, 1, ... in that order.
+
+        Where not all leaves lie below them, the rest is left out: a node with one child left is that child.
+        """
+        name = {node: leaf for leaf, node in enumerate(nodes)}
+        merges: list[tuple[int, int]] = []
+        heights: list[float] = []
+        for node, height in zip(self.inner, self.heights, strict=True):
+            left = sorted(name[child] for child in self.children(node) if child in name)
+            if len(left) == 2:
+                name[node] = len(nodes) + len(merges)
+                merges.append((left[0], left[1]))
+                heights.append(height)
+            elif left:
+                name[node] = left[0]
+        return MergeTree(len(nodes), tuple(merges), tuple(heights))
+
 
 def ward(means: Features, sizes: NDArray[np.integer], edges: Edges | None = None) -> MergeTree:
     """Always merges the two clusters whose union adds the least variance.

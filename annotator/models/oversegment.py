@@ -1,17 +1,18 @@
 """Over-segments of a photo from DINO alone: more segments than things, and the order in which they would merge.
 
 Keys of DINO's last layer at overlapping patches, Ward's linkage down to a few clusters, clusters of nearly the same
-mean merged, and on to one cluster for the whole binary tree (zero-guidance segmentation, section 1).
+mean merged, and on to one cluster for the whole binary tree (zero-guidance segmentation, section 1). That is the paper;
+its published code goes down Ward's tree from the root instead (`published_segments`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ ROWS_AT_ONCE = 1024
 Size = tuple[int, int]
 """(height, width)."""
 Labels = NDArray[np.int32]
+CellEdges = Sequence[tuple[int, int]] | None
+"""Cells that touch; None where all may merge with all."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class OversegmentOptions:
     overlap: how many begin per patch side; None: 4 (stride 2 of 8 px, the paper's), or 2 where the patch embedding
     is a convolutional stem, whose features are smooth and whose copies cost more;
     segments: clusters that are left; same: cosine of means from which two clusters are one; neighbours_only: merge
-    only what touches; refine: draw the segments to the photo's edges."""
+    only what touches; refine: draw the segments to the photo's edges; way: the paper's, or that of its published code,
+    which makes segments / 2 + 1 at most."""
 
     patches: int = 28
     overlap: int | None = None
@@ -51,6 +55,7 @@ class OversegmentOptions:
     same: float = 0.9
     neighbours_only: bool = False
     refine: bool = False
+    way: Literal["paper", "published"] = "paper"
 
     def __post_init__(self) -> None:
         for name in ("patches", "overlap", "segments"):
@@ -79,18 +84,18 @@ def oversegment(
     keys = strided_keys(dino, canvas, stride)  # C x h x w
     require_finite(keys)
     grid: Size = (keys.shape[1], keys.shape[2])
-    features = keys.flatten(1).T.double().cpu().numpy()
+    features = keys.flatten(1).T.cpu().double().numpy()  # not every device has float64
     edges = grid_edges(grid) if options.neighbours_only else None
-    tree = ward(features, np.ones(len(features), np.int64), edges) if edges is not None else full_ward(features)
-    clusters = Clusters.of(features, tree.cut(options.segments), edges).without_twins(options.same)
+    segments_by = published_segments if options.way == "published" else paper_segments
+    segmentation = segments_by(features, edges, options)
 
-    cells = torch.from_numpy(clusters.of_cell.reshape(grid))
+    cells = torch.from_numpy(segmentation.of_cell.reshape(grid))
     labels, on_canvas = _to_photo(cells, canvas, size, dino.patch_size, stride, options.refine)
     present = np.unique(labels)  # a photo smaller than the canvas, or a refined border, can lose a cluster
-    rank = np.full(len(clusters.means), -1, dtype=np.int32)
+    rank = np.full(segmentation.of_cell.max() + 1, -1, dtype=np.int32)
     rank[present] = np.arange(len(present))
     masks = on_canvas[None] == torch.from_numpy(present).to(on_canvas.device)[:, None, None]
-    return Oversegments(rank[labels], masks.float(), clusters.only(present.tolist()).tree())
+    return Oversegments(rank[labels], masks.float(), segmentation.tree_over(present.tolist()))
 
 
 def stride_of(dino: Dino, overlap: int | None) -> int:
@@ -161,6 +166,70 @@ def _shallow(module: Any) -> Any:
     return twin
 
 
+@dataclass(frozen=True)
+class Segmentation:
+    """of_cell: segment of each cell, 0 ... n - 1. tree_over: of some of them, in increasing order, the merge tree."""
+
+    of_cell: NDArray[np.int64]
+    tree_over: Callable[[list[int]], MergeTree]
+
+
+def paper_segments(features: Features, edges: CellEdges, options: OversegmentOptions) -> Segmentation:
+    """Ward's linkage until `segments` are left, then the most alike become one while their cosine is `same` or more;
+    the merge tree grows anew from what is left."""
+    clusters = Clusters.of(features, _cell_tree(features, edges).cut(options.segments), edges)
+    clusters = clusters.without_twins(options.same)
+    return Segmentation(clusters.of_cell, lambda kept: clusters.only(kept).tree())
+
+
+def published_segments(features: Features, edges: CellEdges, options: OversegmentOptions) -> Segmentation:
+    """Ward's tree over keys of length 1, from the root down: a node is split if the cosine of its children's means is
+    below `same`, at most half of `segments` times, so that 20 make 11 segments or fewer.
+
+    Known of the published code are the length, the cosine, that only siblings can be one, and the 11. Our reading is
+    that the children furthest apart by Ward's distance are split first, and that the merge tree is what lies above the
+    segments.
+    """
+    unit = _unit(features)
+    tree = _cell_tree(unit, edges)
+    nodes = split_unlike(tree, unit, options.same, len(range(0, options.segments, 2)))
+    of_cell = np.empty(tree.leaves, dtype=np.int64)
+    for segment, node in enumerate(nodes):
+        of_cell[tree.leaves_below(node)] = segment
+    return Segmentation(of_cell, lambda kept: tree.above([nodes[segment] for segment in kept]))
+
+
+def split_unlike(tree: MergeTree, features: Features, same: float, most_splits: int) -> list[int]:
+    """The nodes left when the root, and what comes of it, is split where the cosine of the children's means is below
+    `same`, the highest first; in the order of their first leaves."""
+
+    def unlike(node: int) -> bool:
+        means = [features[tree.leaves_below(child)].mean(axis=0) for child in tree.children(node)]
+        one, other = _unit(np.stack(means))
+        return bool(one @ other < same)
+
+    whole = [tree.root]
+    to_split = [node for node in whole if node in tree.inner and unlike(node)]
+    for _ in range(most_splits):
+        if not to_split:
+            break
+        highest = max(to_split, key=lambda node: tree.heights[node - tree.leaves])
+        parts = tree.children(highest)
+        whole = [node for node in whole if node != highest] + list(parts)
+        to_split = [node for node in to_split if node != highest]
+        to_split += [part for part in parts if part in tree.inner and unlike(part)]
+    return sorted(whole, key=lambda node: tree.leaves_below(node)[0])
+
+
+def _unit(rows: Features) -> Features:
+    unit: Features = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _cell_tree(features: Features, edges: CellEdges) -> MergeTree:
+    return full_ward(features) if edges is None else ward(features, np.ones(len(features), np.int64), edges)
+
+
 def full_ward(features: Features) -> MergeTree:
     """All cells with all: scipy's linkage."""
     from scipy.cluster.hierarchy import linkage
@@ -216,7 +285,7 @@ class Clusters:
         """The two clusters with the most alike means become one, as long as their cosine is at least `same`."""
         clusters = self
         while len(clusters.means) > 1:
-            unit = clusters.means / np.maximum(np.linalg.norm(clusters.means, axis=1, keepdims=True), 1e-12)
+            unit = _unit(clusters.means)
             cosines = np.triu(unit @ unit.T, k=1) - 2 * np.tri(len(unit))
             if clusters.edges is not None:
                 touching = np.zeros(cosines.shape, dtype=bool)

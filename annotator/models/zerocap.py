@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,13 +28,18 @@ Past = list[tuple[Tensor, Tensor]]
 
 
 STEP_SIZE = 0.3
+NormaliseOver = Literal["all-beams", "each-beam"]
+FirstToken = Literal["any", "letters"]
 
 
 @dataclass(frozen=True)
 class ZeroCapOptions:
-    """The paper's values.
+    """The published values: the paper's, and those of the authors' code where the paper is silent or differs.
 
     prefix:            the text to be completed.
+    start_token:       the prefix begins with the tokenizer's start token, `bos_token`. None: it does, unless the
+                       tokenizer has none or the model's config says `zerocap_start_token: false`, because the model
+                       was trained on texts without one.
     max_tokens:        the longest completion.
     beam:              completions kept per segment.
     gradient_steps, step_size, gradient_power: steps per token; each is step_size * g / |g| ** gradient_power, g the
@@ -45,12 +50,17 @@ class ZeroCapOptions:
     candidates:        the language model's most likely tokens, which CLIP judges.
     temperature:       of CLIP's softmax over them.
     mix:               share of the steered distribution in the geometric mean with the language model's own.
-    end_factor:        the full stop's logit is raised by it from the second token on.
+    normalise_over:    "all-beams": the next tokens' probabilities sum to 1 over all beams of a segment together,
+                       which favours captions that end early; "each-beam": they do for each beam.
+    end_factor:        the full stop's logit is raised by it from the second token on; 1.01 in the paper's text.
+    first_token:       "any"; "letters": it must have one.
+    first_stop_factor: the full stop's logit is lowered by it at the first token.
     block_factor:      logits of blocked tokens are lowered by it.
     block_capitalised: block capitals, hence most names, too.
     """
 
     prefix: str = "Image of a"
+    start_token: bool | None = None
     max_tokens: int = 15
     beam: int = 5
     gradient_steps: int = 5
@@ -61,7 +71,10 @@ class ZeroCapOptions:
     candidates: int = 512
     temperature: float = 0.01
     mix: float = 0.99
-    end_factor: float = 1.01
+    normalise_over: NormaliseOver = "all-beams"
+    end_factor: float = 1.1
+    first_token: FirstToken = "any"
+    first_stop_factor: float = 1.6
     block_factor: float = 20.0
     block_capitalised: bool = False
 
@@ -69,6 +82,8 @@ class ZeroCapOptions:
         for name, least in (("max_tokens", 1), ("beam", 1), ("gradient_steps", 0), ("candidates", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: expected at least {least}, but found {getattr(self, name)}")
+        if self.end_factor <= 0:
+            raise ConfigError(f"end_factor: expected more than 0, but found {self.end_factor}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class ZeroCap:
             size = self._forward(self._last_tokens([self._prefix]), self._prefix_past)[0].shape[-1]
         capitalised = self.options.block_capitalised
         self._rules = TokenRules(self._tokenizer, self._prefix, size, capitalised).to(self._device)
+        self._wordless: list[bool] = self._rules.wordless.tolist()
         self._texts = CandidateTexts(self._tokenizer, clip.text, self._likely, size)
 
     def caption(self, segments: Tensor) -> list[str]:
@@ -116,21 +132,40 @@ class ZeroCap:
         """S x d normalised embeddings -> per segment the tokens that follow the prefix, and the caption they make."""
         with torch.inference_mode(False), torch.no_grad():
             goals = segments.detach().to(self._device, self._prefix_past[0][0].dtype, copy=True)
-            return self._closest(self._search(goals), goals) if len(goals) else []
+            return self._say(goals, self.options.first_token) if len(goals) else []
 
     def _encode_prefix(self) -> Tokens:
-        """With a start token where the tokenizer puts one, as the model was trained."""
-        found = tuple(self._tokenizer.encode(self.options.prefix))
+        prefix = self.options.prefix
+        found = (*self._start(), *self._tokenizer.encode(prefix, add_special_tokens=False))
         if len(found) < 2:
             raise WeightsError(
-                f"expected a tokenizer that makes two tokens or more of {self.options.prefix!r}, but found {found}; "
+                f"expected a tokenizer that makes two tokens or more of {prefix!r}, but found {found}; "
                 "use another language model"
             )
         return found
 
+    def _start(self) -> Tokens:
+        """The start token, if the prefix begins with one. GPT-2's tokenizer has it, but never puts it there itself."""
+        token, wanted = self._tokenizer.bos_token_id, self.options.start_token
+        if wanted and token is None:
+            raise ConfigError("start_token: expected a tokenizer with a start token, but found none; use false or null")
+        if wanted is None:
+            wanted = token is not None and getattr(self._model.config, "zerocap_start_token", True)
+        return (token,) if wanted else ()
+
+    def _say(self, goals: Tensor, first_token: FirstToken) -> list[tuple[Tokens, str]]:
+        """Of each segment the best completion. A segment that got none with a word is completed again, so that the
+        first token has a letter."""
+        said = self._closest(self._search(goals, first_token), goals)
+        silent = [segment for segment, (tokens, _) in enumerate(said) if not self._has_word(tokens)]
+        if silent and first_token == "any":
+            for segment, instead in zip(silent, self._say(goals[silent], "letters"), strict=True):
+                said[segment] = instead
+        return said
+
     # -- beam search ---------------------------------------------------------------------------------------------
 
-    def _search(self, goals: Tensor) -> list[list[Beam]]:
+    def _search(self, goals: Tensor, first_token: FirstToken) -> list[list[Beam]]:
         """Per segment its beams, by mean log-probability per token; those that ended compete with the others."""
         live = [Beam(segment, self._prefix) for segment in range(len(goals))]
         ended: list[list[Beam]] = [[] for _ in live]
@@ -139,14 +174,30 @@ class ZeroCap:
             for keys, values in self._prefix_past
         ]
         for position in range(self.options.max_tokens):
-            log_probs, past = self._next(
-                [beam.tokens for beam in live], goals[[b.segment for b in live]], past, position
-            )
-            live, ended, parents = self._select(live, ended, log_probs)
+            sequences, own_goals = [beam.tokens for beam in live], goals[[beam.segment for beam in live]]
+            mixed, past = self._next(sequences, own_goals, past, position, first_token)
+            live, ended, parents = self._select(live, ended, self._normalise(mixed, live, ended))
             if not live:
                 break
             past = [(keys[parents], values[parents]) for keys, values in past]
         return [[*ended[segment], *(beam for beam in live if beam.segment == segment)] for segment in range(len(goals))]
+
+    def _normalise(self, mixed: Tensor, live: list[Beam], ended: list[list[Beam]]) -> Tensor:
+        """B x V logarithms of what the next tokens weigh -> log-probabilities.
+
+        Over all beams means all of the same segment; of those, one that has ended weighs 1, as what it says is
+        settled.
+        """
+        if self.options.normalise_over == "each-beam":
+            return mixed.log_softmax(dim=-1)
+        rows_of: dict[int, list[int]] = {}
+        for row, beam in enumerate(live):
+            rows_of.setdefault(beam.segment, []).append(row)
+        own = mixed.logsumexp(dim=-1)
+        whole = torch.empty_like(own)
+        for segment, rows in rows_of.items():
+            whole[rows] = torch.cat([own[rows], own.new_zeros(len(ended[segment]))]).logsumexp(dim=0)
+        return mixed - whole[:, None]
 
     def _select(
         self, live: list[Beam], ended: list[list[Beam]], log_probs: Tensor
@@ -173,16 +224,21 @@ class ZeroCap:
         return [beam for beam, _ in going_on], over, [row for _, row in going_on]
 
     def _closest(self, beams: list[list[Beam]], goals: Tensor) -> list[tuple[Tokens, str]]:
-        """Of each segment's beams the one closest to it in CLIP."""
+        """Of each segment's beams the one closest to it in CLIP; those without a word come last."""
         words = [self._words([beam.tokens for beam in several]) for several in beams]
         prompts = [f"{self.options.prefix} {text}." for several in words for text in several]
         embeddings = F.normalize(self._clip.text(prompts), dim=-1).to(goals)
         parts = embeddings.split([len(several) for several in words])
-        best = [int((part @ goal).argmax()) for part, goal in zip(parts, goals, strict=True)]
-        return [
-            (several[row].tokens[len(self._prefix) :], texts[row].lower())
-            for several, texts, row in zip(beams, words, best, strict=True)
-        ]
+        cosines = [(part @ goal).tolist() for part, goal in zip(parts, goals, strict=True)]
+        said = []
+        for several, texts, closeness in zip(beams, words, cosines, strict=True):
+            completions = [beam.tokens[len(self._prefix) :] for beam in several]
+            best = max(range(len(texts)), key=lambda row: (self._has_word(completions[row]), closeness[row]))
+            said.append((completions[best], texts[best].lower()))
+        return said
+
+    def _has_word(self, completion: Tokens) -> bool:
+        return not all(self._wordless[token] for token in completion)
 
     def _words(self, sequences: Sequence[Tokens]) -> list[str]:
         """The completions, without the full stop. A token that goes on with the prefix's article ("a" + "n") makes
@@ -193,16 +249,17 @@ class ZeroCap:
 
     # -- one token -----------------------------------------------------------------------------------------------
 
-    def _next(self, sequences: list[Tokens], goals: Tensor, past: Past, position: int) -> tuple[Tensor, Past]:
-        """B x V log-probabilities of the next token, and the past with the last token in it."""
+    def _next(
+        self, sequences: list[Tokens], goals: Tensor, past: Past, position: int, first_token: FirstToken
+    ) -> tuple[Tensor, Past]:
+        """B x V log p^mix p0^(1 - mix) of the next token, not normalised, and the past with the last token in it."""
         options = self.options
         last = self._last_tokens(sequences)
         logits, longer = self._forward(last, past)
         own = logits.log_softmax(dim=-1)  # p0
         shifted = self._shift(sequences, last, goals, past, own)
-        steered = self._adjust(self._forward(last, shifted)[0], position).log_softmax(dim=-1)
-        mixed = options.mix * steered + (1 - options.mix) * own
-        return mixed.log_softmax(dim=-1), longer
+        steered = self._adjust(self._forward(last, shifted)[0], position, first_token).log_softmax(dim=-1)
+        return options.mix * steered + (1 - options.mix) * own, longer
 
     def _shift(self, sequences: list[Tokens], last: Tensor, goals: Tensor, past: Past, own: Tensor) -> Past:
         """The past, shifted by gradient steps. Sums over sequences, so that none sees the others' gradients."""
@@ -228,13 +285,15 @@ class ZeroCap:
         norms = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
         return self.step_size * gradient / (norms**self.options.gradient_power)[:, None, None, None]
 
-    def _adjust(self, logits: Tensor, position: int) -> Tensor:
-        """Rules on the steered logits: blocked tokens lowered, the full stop raised; the first token has a letter."""
+    def _adjust(self, logits: Tensor, position: int, first_token: FirstToken) -> Tensor:
+        """Rules on the steered logits: blocked tokens are lowered; the full stop is lowered at first and raised later;
+        a first token without a letter can be ruled out."""
         options, rules = self.options, self._rules
         logits = torch.where(rules.blocked, _scale(logits, 1 / options.block_factor), logits)
-        if position == 0:
+        if position == 0 and first_token == "letters":
             return logits.masked_fill(rules.wordless, -torch.inf)
-        return torch.where(rules.ends, _scale(logits, options.end_factor), logits)
+        factor = 1 / options.first_stop_factor if position == 0 else options.end_factor
+        return torch.where(rules.ends, _scale(logits, factor), logits)
 
     # -- the language model --------------------------------------------------------------------------------------
 

@@ -134,7 +134,8 @@ def agreement(heads: DinoiserHeads, taught: Taught, gamma: float) -> tuple[float
     cosines, together = _pairs(heads, taught, gamma)
     first, second = torch.triu_indices(cosines.shape[1], cosines.shape[1], 1, device=cosines.device)
     scores, order = cosines[:, first, second].flatten().sort(descending=True)
-    hits = together[:, first, second].flatten()[order].double().cumsum(dim=0)
+    hits = together[:, first, second].flatten()[order].cpu().double().cumsum(dim=0)  # not every device has float64
+    scores = scores.cpu()
     last = torch.ones_like(scores, dtype=torch.bool)  # of its equals
     last[:-1] = scores[1:] != scores[:-1]
     found = torch.arange(1, len(scores) + 1, device=scores.device)[last]

@@ -76,7 +76,16 @@ def check_consistent(found: Prediction) -> None:
 
 
 @pytest.mark.parametrize("captioner", ["none", "retrieval"])
-@pytest.mark.parametrize("settings", [{}, {"linkage": "neighbours"}, {"refine": True}, {"baseline": "crop-and-mask"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"linkage": "neighbours"},
+        {"refine": True},
+        {"baseline": "crop-and-mask"},
+        {"oversegment": "published", "same": 1.1},
+    ],
+)
 def test_every_way_is_consistent(captioner: str, settings: dict[str, Any]) -> None:
     photo = networks.photo(40, 60)
     (apart,) = build(captioner, **settings, threshold=1.0).label([photo])
@@ -235,6 +244,8 @@ def test_its_defaults_are_the_papers() -> None:
     }
     options = defaults.oversegmentation()
     assert (options.patches * 8, options.overlap, options.segments, options.same) == (224, None, 20, 0.9)
+    assert options.way == "paper"
+    assert base.resolve_parameters("zeroguide", {"oversegment": "published"}).oversegmentation().way == "published"
     assert (defaults.merge, defaults.threshold, defaults.captioner) == (True, 0.8, None)
 
 
@@ -245,6 +256,11 @@ def test_its_defaults_are_the_papers() -> None:
         ({"threshold": 1.5}, "labeler zeroguide: threshold: expected 0 to 1, but got 1.5"),
         ({"sigma": 0}, "labeler zeroguide: sigma: expected more than 0, but got 0"),
         ({"segments": 0}, "labeler zeroguide: segments: expected at least 1, but got 0"),
+        ({"oversegment": "code"}, "oversegment: expected one of paper, published, but got 'code'"),
+        ({"normalise_over": "beams"}, "normalise_over: expected one of all-beams, each-beam, but got 'beams'"),
+        ({"first_token": "word"}, "first_token: expected one of any, letters, but got 'word'"),
+        ({"start_token": 1}, "start_token: expected bool, but got 1"),
+        ({"end_factor": "much"}, "end_factor: expected float, but got 'much'"),
         ({"overlap": 3}, "overlap: expected a divisor of DINO's patch side, 8 px, but got 3"),
         ({"first_masked": 9}, "first_masked: expected one of CLIP's 4 layers, counted from 1, but got 9"),
     ],

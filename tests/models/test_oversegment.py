@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from reference import networks, zeroguide
+from reference.devices import take_float64_away
 from scipy.cluster.hierarchy import linkage
 from scipy.ndimage import label as connected_parts
 from scipy.spatial.distance import pdist
@@ -19,10 +20,12 @@ from annotator.models.oversegment import (
     Clusters,
     OversegmentOptions,
     Oversegments,
+    Segmentation,
     canvas_size,
     full_ward,
     grid_edges,
     oversegment,
+    published_segments,
     stride_of,
     strided_keys,
 )
@@ -232,3 +235,94 @@ def test_refinement_draws_to_an_edge() -> None:
     found = refine(image, torch.stack([left, 1 - left])).argmax(dim=0)
     assert found[:, :20].float().mean() < 0.01
     assert found[:, 20:].float().mean() > 0.99
+
+
+def cells_of(found: Segmentation) -> list[list[int]]:
+    """Of each segment."""
+    return [np.flatnonzero(found.of_cell == segment).tolist() for segment in range(found.of_cell.max() + 1)]
+
+
+def unions(tree: MergeTree, cells: list[list[int]]) -> set[tuple[int, ...]]:
+    """The cells below every inner node."""
+    return {tuple(sorted(cell for leaf in tree.leaves_below(node) for cell in cells[leaf])) for node in tree.inner}
+
+
+@pytest.mark.parametrize("segments", [20, 7, 1])
+@pytest.mark.parametrize("same", [0.9, 0.4, 2.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_published_way_equals_the_reference(segments: int, same: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    keys = np.repeat(random.normal(size=(6, 8)), 6, axis=0) * random.uniform(0.1, 9, size=(36, 1))
+    keys += random.normal(size=keys.shape)
+    found = published_segments(keys, None, OversegmentOptions(segments=segments, same=same))
+    whole, split = zeroguide.published_segments(keys, same, segments)
+    cells = cells_of(found)
+    assert cells == [part.cells for part in whole]
+    tree = found.tree_over(list(range(len(cells))))
+    assert unions(tree, cells) == {tuple(part.cells) for part in split}
+    assert sorted(tree.heights) == pytest.approx(sorted(part.distance for part in split))
+    assert len(cells) == 1 + (segments + 1) // 2 or same < 2
+
+
+def test_twenty_segments_of_the_published_way_are_eleven_at_most() -> None:
+    keys = np.random.default_rng(0).normal(size=(60, 4))
+    eleven = published_segments(keys, None, OversegmentOptions(segments=20, same=2.0))
+    assert len(cells_of(eleven)) == 11
+    assert len(cells_of(published_segments(keys, None, OversegmentOptions(segments=20, same=-2.0)))) == 1
+
+
+def test_the_published_way_by_hand() -> None:
+    """Keys at 0, 10, 90, 100 and 190 degrees, of any length. Ward joins 0 with 10 and 90 with 100, then 95 with 190
+    (sqrt(4 / 3) * 1.47 = 1.70 against sqrt(2) * 1.41 = 1.99 for 5 with 95), then all. Below cosine 0 only the last two
+    joins are undone: cos 95 < 0 between 95 and 190, and 5 lies more than 90 degrees from the mean of the three."""
+    angles = np.deg2rad([0, 90, 10, 190, 100])
+    keys = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array([[1], [5], [0.2], [3], [1]])
+
+    def segments(same: float, at_most: int = 20) -> list[list[int]]:
+        return cells_of(published_segments(keys, None, OversegmentOptions(segments=at_most, same=same)))
+
+    assert segments(0.0) == [[0, 2], [1, 4], [3]]
+    assert segments(0.0, at_most=1) == [[0, 2], [1, 3, 4]]  # the widest is split first
+    assert segments(0.99) == [[0], [1], [2], [3], [4]]  # cos 10 = 0.985
+    assert segments(0.98) == [[0, 2], [1, 4], [3]]
+
+
+def test_the_published_tree_leaves_out_what_a_photo_lost() -> None:
+    """Segments a, b, c, d with merges (a b), (c d) and the whole: without b, (c d) and a with them."""
+    keys = np.array([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 0.4, 0.9]])
+    found = published_segments(keys, None, OversegmentOptions(segments=20, same=2.0))
+    assert found.tree_over([0, 1, 2, 3]).merges in [((2, 3), (0, 1), (4, 5)), ((0, 1), (2, 3), (4, 5))]
+    assert found.tree_over([0, 2, 3]).merges == ((1, 2), (0, 3))
+    assert found.tree_over([1]) == MergeTree(1)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("neighbours_only", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 200), (57, 33)])
+def test_any_size_the_published_way(size: tuple[int, int], neighbours_only: bool, refined: bool) -> None:
+    found = segments_of(networks.photo(*size), neighbours_only=neighbours_only, refine=refined, way="published")
+    count = int(found.labels.max()) + 1
+    assert found.labels.shape == size
+    assert np.unique(found.labels).tolist() == list(range(count))
+    assert found.tree.leaves == len(found.masks) == count <= 4
+
+
+def test_a_photo_of_one_colour_is_one_segment_the_published_way() -> None:
+    network = dino()
+    torch.nn.init.zeros_(network.vit.pos_embed)
+    options = OversegmentOptions(patches=4, segments=6, way="published")
+    found = oversegment(network, np.full((20, 30, 3), 90, np.uint8), (20, 30), options)
+    assert found.tree == MergeTree(1)
+
+
+@pytest.mark.parametrize("way", [{}, {"way": "published"}])
+def test_segments_need_no_float64_of_the_device(way: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    network, options = dino(), OversegmentOptions(patches=4, segments=6, same=2.0, **way)
+    photo = networks.photo(32, 48)
+    expected = oversegment(network, photo, (32, 48), options)
+    take_float64_away(monkeypatch)
+    with pytest.raises(TypeError, match="float64"):
+        torch.ones(2).double()
+    found = oversegment(network, photo, (32, 48), options)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.tree == expected.tree

@@ -95,6 +95,7 @@ def test_the_bank_of_other_weights_is_refused() -> None:
 class Retrieve:
     captioner: str | None = "retrieval"
     caption_steps, beam, max_tokens, block_capitalised = 5, 5, 15, False
+    start_token, normalise_over, end_factor, first_token = None, None, None, None
 
 
 def test_only_the_embedded_pack_retrieves_by_itself() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,13 @@ from annotator.errors import AnnotatorError, ConfigError, WeightsError
 from annotator.models.candidate_texts import TokenRules
 from annotator.models.clip import DenseClip
 from annotator.models.networks import Networks
-from annotator.models.zerocap import ZeroCap, ZeroCapOptions
+from annotator.models.packs import read_pack
+from annotator.models.zerocap import Beam, FirstToken, ZeroCap, ZeroCapOptions
 
 QUICK = {"max_tokens": 4, "gradient_steps": 2, "candidates": 8}
+EACH_BEAM = {"normalise_over": "each-beam", "end_factor": 1.01, "first_token": "letters"}
+EACH_BEAM_PLAIN = {"all_beams": False, "end_factor": 1.01, "letters_first": True}
+"""The same for the plain implementation."""
 
 
 class Counting(nn.Module):
@@ -44,7 +50,7 @@ def with_text(clip: DenseClip, text: nn.Module) -> DenseClip:
     return DenseClip(clip.visual, text, (0, 0, 0), (1, 1, 1))
 
 
-def plain(language: Any, text: Any, **settings: int) -> PlainZeroCap:
+def plain(language: Any, text: Any, **settings: Any) -> PlainZeroCap:
     """The rules once more, as regular expressions."""
     size, tokenizer = language.model.config.vocab_size, language.tokenizer
     said = [tokenizer.decode([t], skip_special_tokens=True).strip() if t < len(tokenizer) else "" for t in range(size)]
@@ -56,18 +62,143 @@ def plain(language: Any, text: Any, **settings: int) -> PlainZeroCap:
     )
 
 
-@pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama])
-def test_every_token_is_that_of_the_plain_implementation(make: Any, beam: int) -> None:
+@pytest.mark.parametrize(
+    ("beam", "fast_settings", "plain_settings"),
+    [
+        (1, {}, {}),
+        (5, {}, {}),
+        (5, EACH_BEAM, EACH_BEAM_PLAIN),
+        (1, {"start_token": False}, {"start_token": False}),
+    ],
+    ids=["published-1", "published-5", "each-beam-5", "no-start-1"],
+)
+def test_every_token_is_that_of_the_plain_implementation(
+    make: Any, beam: int, fast_settings: dict[str, Any], plain_settings: dict[str, Any]
+) -> None:
     language, clip, segments = make(seed=1), tiny.clip(), tiny.segments(3)
     count, plain_count = Counting(clip.text), Counting(clip.text)
-    found = ZeroCap(language, with_text(clip, count), ZeroCapOptions(beam=beam, **QUICK)).complete(segments)
-    slow = plain(language, plain_count, beam=beam, **QUICK)
+    options = ZeroCapOptions(beam=beam, **fast_settings, **QUICK)
+    found = ZeroCap(language, with_text(clip, count), options).complete(segments)
+    slow = plain(language, plain_count, beam=beam, **plain_settings, **QUICK)
     assert found == [(tuple(tokens), words) for tokens, words in (slow.caption(segment) for segment in segments)]
     assert len(set(found)) > 1, "all segments got the same caption"
     assert len(count.asked) * 2 < len(plain_count.asked)
     if beam == 1:
         assert len(plain_count.asked) == plain_encodings(found, **QUICK)
+
+
+@pytest.mark.parametrize("fast_settings", [{}, EACH_BEAM])
+def test_scores_are_those_of_the_plain_implementation(fast_settings: dict[str, Any]) -> None:
+    """Of every beam, not only of the one that CLIP chooses; some ended while others went on."""
+    language, clip, segments = tiny.gpt2(seed=1), tiny.clip(), tiny.segments(2)
+    zerocap = ZeroCap(language, clip, ZeroCapOptions(beam=5, **fast_settings, **QUICK))
+    slow = plain(language, clip.text, beam=5, **(EACH_BEAM_PLAIN if fast_settings else {}), **QUICK)
+    with torch.no_grad():
+        searched = zerocap._search(segments, zerocap.options.first_token)
+    for segment, beams in zip(segments, searched, strict=True):
+        lines = {tuple(line.tokens): sum(line.log_probabilities) for line in slow.search(segment)}
+        assert {beam.tokens: beam.score for beam in beams} == pytest.approx(lines, rel=1e-6)
+        assert len({len(tokens) for tokens in lines}) > 1
+
+
+def real_gpt2(folder: Path) -> tiny.Language:
+    """A small GPT-2 with the tokenizer class of openai-community/gpt2-medium, from files."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(tiny.SENTENCES * 3, 330, special_tokens=["<|endoftext|>"], show_progress=False)
+    bpe.save_model(str(folder))
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    assert isinstance(tokenizer, GPT2Tokenizer)
+    return tiny.gpt2(tokenizer=tokenizer)
+
+
+def test_the_prompt_starts_with_gpt2s_start_token(tmp_path: Path) -> None:
+    """Its tokenizer never puts it there; the published code does. No text that CLIP reads has it."""
+    language, clip = real_gpt2(tmp_path), tiny.clip()
+    tokenizer = language.tokenizer
+    bare = tuple(tokenizer.encode("Image of a"))
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") not in bare
+    reads: list[tuple[int, ...]] = []
+    language.model.register_forward_pre_hook(
+        lambda model, args, given: reads.append(tuple(given["input_ids"][0].tolist())), with_kwargs=True
+    )
+    count = Counting(clip.text)
+    ZeroCap(language, with_text(clip, count), ZeroCapOptions(**QUICK)).complete(tiny.segments(1))
+    start = (tokenizer.convert_tokens_to_ids("<|endoftext|>"), *bare)
+    assert reads[0] == start[:-1]
+    assert reads[1] == start[-1:]
+    assert {text[: len("Image of a")] for text in count.asked} == {"Image of a"}
+
+
+def test_the_start_token_is_there_once_or_not_at_all() -> None:
+    """Whether the tokenizer puts it there or leaves it out, and unless the model was trained without one."""
+
+    def prefix(language: tiny.Language, start_token: bool | None) -> tuple[int, ...]:
+        return ZeroCap(language, tiny.clip(), ZeroCapOptions(start_token=start_token, **QUICK))._prefix
+
+    for language in (tiny.gpt2(), tiny.llama()):
+        bare = tuple(language.tokenizer.encode("Image of a", add_special_tokens=False))
+        assert 0 not in bare  # the start token
+        assert prefix(language, None) == prefix(language, True) == (0, *bare)
+        assert prefix(language, False) == bare
+        language.model.config.zerocap_start_token = False
+        assert prefix(language, None) == bare
+        assert prefix(language, True) == (0, *bare)
+
+
+def test_a_tokenizer_without_a_start_token() -> None:
+    language = tiny.gpt2()
+    language.tokenizer.bos_token = None
+    zerocap = ZeroCap(language, tiny.clip(), ZeroCapOptions(**QUICK))
+    assert zerocap._prefix == tuple(language.tokenizer.encode("Image of a"))
+    with pytest.raises(ConfigError, match="start_token: expected a tokenizer with a start token, but found none"):
+        ZeroCap(language, tiny.clip(), ZeroCapOptions(start_token=True, **QUICK))
+
+
+def test_the_embedded_model_was_trained_without_a_start_token() -> None:
+    language = read_pack("embedded").networks("zeroguide").lm
+    assert ZeroCap(language, tiny.clip(), ZeroCapOptions(**QUICK))._prefix == (268, 260, 257)  # Image, of, a
+
+
+def test_beams_share_their_probabilities_by_hand() -> None:
+    """Two segments; next tokens weigh 0.2 and 0.3 for one beam of the first and 0.1 and 0.3 for the other, and a third
+    beam has ended: 0.5 + 0.4 + 1 = 1.9. The second segment's one beam has 0.6 and 0.2 to itself."""
+    weights = torch.tensor([[0.2, 0.3], [0.6, 0.2], [0.1, 0.3]], dtype=torch.float64)
+    live, ended = [Beam(0, (1,)), Beam(1, (1,)), Beam(0, (2,))], [[Beam(0, (3,))], []]
+
+    def shares(**options: Any) -> Tensor:
+        zerocap = ZeroCap(tiny.gpt2(), tiny.clip(), ZeroCapOptions(**options, **QUICK))
+        return zerocap._normalise(weights.log(), live, ended).exp()
+
+    whole = torch.tensor([[1.9], [0.8], [1.9]], dtype=torch.float64)
+    torch.testing.assert_close(shares(), weights / whole)
+    own = torch.tensor([[0.5], [0.8], [0.4]], dtype=torch.float64)
+    torch.testing.assert_close(shares(normalise_over="each-beam"), weights / own)
+
+
+def test_a_segment_without_a_word_gets_one() -> None:
+    """A model that says nothing but the full stop: where it may begin with it, another first token is sought. Left
+    as it is, the prefix's own article would be the caption."""
+    language, clip = tiny.gpt2(), tiny.clip()
+    end = language.tokenizer.encode(".")[0]
+    with torch.no_grad():
+        language.model.lm_head = nn.Linear(24, language.model.config.vocab_size).double()
+        language.model.lm_head.weight.zero_()
+        language.model.lm_head.bias.zero_()
+        language.model.lm_head.bias[end] = 60
+    segments = tiny.segments(2)
+    options = {"beam": 1, "max_tokens": 2, "gradient_steps": 1, "candidates": 8}
+    zerocap = ZeroCap(language, clip, ZeroCapOptions(**options))
+    with torch.no_grad():
+        (silent, _) = zerocap._search(segments, "any")
+    assert [beam.tokens for beam in silent] == [(*zerocap._prefix, end)]
+    words = zerocap.complete(segments)
+    assert words == ZeroCap(language, clip, ZeroCapOptions(first_token="letters", **options)).complete(segments)
+    assert all(any(map(str.isalpha, text)) and tokens[1:] == (end,) for tokens, text in words)
 
 
 def plain_encodings(found: list[Any], max_tokens: int, gradient_steps: int, candidates: int) -> int:
@@ -96,8 +227,10 @@ def test_completions_of_every_kind_were_compared() -> None:
 
 
 @pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama])
-def test_a_segment_does_not_notice_its_batch_mates(make: Any) -> None:
-    zerocap = ZeroCap(make(), tiny.clip(), ZeroCapOptions(beam=3, **QUICK))
+@pytest.mark.parametrize("settings", [{}, EACH_BEAM])
+def test_a_segment_does_not_notice_its_batch_mates(make: Any, settings: dict[str, Any]) -> None:
+    """Beams share their probabilities with beams of the same segment alone."""
+    zerocap = ZeroCap(make(), tiny.clip(), ZeroCapOptions(beam=3, **settings, **QUICK))
     segments = tiny.segments(5)
     together = zerocap.complete(segments)
     assert together == [zerocap.complete(segment[None])[0] for segment in segments]
@@ -113,7 +246,7 @@ def test_captions_depend_on_nothing_captioned_before() -> None:
     photo, other = tiny.segments(4).float(), tiny.segments(4, seed=8).float()
 
     def scores(zerocap: ZeroCap) -> list[Any]:
-        return zerocap._search(photo)
+        return zerocap._search(photo, "any")
 
     fresh, used = ZeroCap(language, clip, options), ZeroCap(language, clip, options)
     used.complete(other)
@@ -190,7 +323,7 @@ def test_tokens_are_judged_by_what_they_say(capitalised: bool) -> None:
 
 
 def test_factors_lower_and_raise_logits_whatever_their_sign() -> None:
-    """By hand: blocked / 20 and * 20, the full stop * 1.01 and / 1.01 from the second token."""
+    """By hand: blocked / 20 and * 20, the full stop * 1.1 and / 1.1 from the second token, / 1.6 and * 1.6 before."""
     zerocap = ZeroCap(tiny.gpt2(), tiny.clip(), ZeroCapOptions(**QUICK))
     rules = zerocap._rules
     end, blocked = int(rules.ends.nonzero()[0]), int(rules.blocked.nonzero()[5])
@@ -198,12 +331,17 @@ def test_factors_lower_and_raise_logits_whatever_their_sign() -> None:
     logits = torch.zeros(2, len(rules.ends), dtype=torch.float64)
     logits[0, [end, blocked, free]] = 2.0
     logits[1, [end, blocked, free]] = -2.0
-    later = zerocap._adjust(logits, position=1)[:, [end, blocked, free]]
-    expected = torch.tensor([[2.02, 0.1, 2.0], [-2 / 1.01, -40.0, -2.0]], dtype=torch.float64)
-    torch.testing.assert_close(later, expected)
-    first = zerocap._adjust(logits, position=0)
-    assert first[:, end].tolist() == [-torch.inf, -torch.inf]
-    assert first[:, free].tolist() == [2.0, -2.0]
+
+    def adjusted(position: int, first_token: FirstToken) -> Tensor:
+        return zerocap._adjust(logits, position, first_token)[:, [end, blocked, free]]
+
+    later = torch.tensor([[2.2, 0.1, 2.0], [-2 / 1.1, -40.0, -2.0]], dtype=torch.float64)
+    torch.testing.assert_close(adjusted(1, "any"), later)
+    torch.testing.assert_close(adjusted(1, "letters"), later)
+    first = torch.tensor([[1.25, 0.1, 2.0], [-3.2, -40.0, -2.0]], dtype=torch.float64)
+    torch.testing.assert_close(adjusted(0, "any"), first)
+    first[:, 0] = -torch.inf
+    torch.testing.assert_close(adjusted(0, "letters")[:, [0, 2]], first[:, [0, 2]])
 
 
 @pytest.mark.parametrize(
@@ -251,12 +389,14 @@ def test_a_model_may_name_the_step_that_suits_it() -> None:
 def test_settings_out_of_range_are_named(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: expected at least"):
         ZeroCapOptions(**wrong)
+    with pytest.raises(ConfigError, match="end_factor: expected more than 0, but found 0"):
+        ZeroCapOptions(end_factor=0)
 
 
 def test_a_prefix_without_a_past_is_an_error() -> None:
     with pytest.raises(WeightsError, match="two tokens or more of 'I'"):
-        ZeroCap(tiny.gpt2(), tiny.clip(), ZeroCapOptions(prefix="I"))
-    ZeroCap(tiny.llama(), tiny.clip(), ZeroCapOptions(prefix="I"))  # its tokenizer puts a start token before
+        ZeroCap(tiny.gpt2(), tiny.clip(), ZeroCapOptions(prefix="I", start_token=False))
+    ZeroCap(tiny.gpt2(), tiny.clip(), ZeroCapOptions(prefix="I"))  # the start token is before it
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
@@ -269,6 +409,7 @@ def test_the_gpu_says_the_same() -> None:
 
 class Parameters:
     captioner, caption_steps, beam, max_tokens, block_capitalised, seed = "zerocap", 2, 2, 3, True, 0
+    start_token, normalise_over, end_factor, first_token = None, None, None, None
 
 
 def test_a_captioner_by_name() -> None:
@@ -283,3 +424,31 @@ def test_a_captioner_by_name() -> None:
     parameters.captioner = "telepathy"
     with pytest.raises(AnnotatorError, match="expected one of zerocap, retrieval, none, but found 'telepathy'"):
         make_captioner(networks, parameters)
+
+
+def options_with(pack: str, **given: Any) -> ZeroCapOptions:
+    from annotator.models.captions import make_captioner
+
+    networks, parameters = Networks.of(lm=tiny.gpt2(), clip=tiny.clip()), Parameters()
+    networks.pack = pack
+    for name, value in given.items():
+        setattr(parameters, name, value)
+    captioner = make_captioner(networks, parameters)
+    assert isinstance(captioner, ZeroCap)
+    return captioner.options
+
+
+@pytest.mark.parametrize(
+    ("pack", "expected"), [("paper", ("all-beams", 1.1, "any")), ("embedded", ("each-beam", 1.01, "letters"))]
+)
+def test_the_published_rules_go_with_the_paper_pack(pack: str, expected: tuple[str, float, str]) -> None:
+    """All beams, 1.1, and 1.6 for a first full stop. Any of them can be chosen with either pack."""
+    found = options_with(pack)
+    assert (found.normalise_over, found.end_factor, found.first_token) == expected
+    assert (found.first_stop_factor, found.start_token) == (1.6, None)
+    for name, values in {
+        "normalise_over": ("all-beams", "each-beam"), "first_token": ("any", "letters"),
+        "end_factor": (1.01, 1.1), "start_token": (True, False),
+    }.items():  # fmt: skip
+        for value in values:
+            assert options_with(pack, **{name: value}) == replace(found, **{name: value})

@@ -29,7 +29,7 @@ class Language(nn.Module):
 
 
 def tokenizer_of(sentences: tuple[str, ...] = SENTENCES, size: int = 400, start: bool = False) -> Any:
-    """start: it puts a start token before every text, as Llama's does and GPT-2's does not."""
+    """start: it puts a start token before every text, as Llama's does; GPT-2's has one and never puts it there."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -6,7 +6,7 @@ it is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,18 @@ from torch import Tensor
 
 @dataclass
 class Settings:
+    """all_beams: probabilities sum to one over all lines, else for each line. letters_first: the first token has a
+    letter, else the full stop is lowered there."""
+
     prefix: str = "Image of a"
     max_tokens: int = 15
     beam: int = 5
     gradient_steps: int = 5
     candidates: int = 512
+    start_token: bool = True
+    all_beams: bool = True
+    end_factor: float = 1.1
+    letters_first: bool = False
 
 
 @dataclass
@@ -41,26 +48,45 @@ class PlainZeroCap:
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.blocked, self.ends, self.wordless, self.settings = blocked, ends, wordless, settings
-        self.prefix = tokenizer.encode(settings.prefix)
+        start = [tokenizer.bos_token_id] if settings.start_token else []
+        self.prefix = start + tokenizer.encode(settings.prefix, add_special_tokens=False)
 
     def caption(self, segment: Tensor) -> tuple[list[int], str]:
-        """d -> the tokens of the chosen completion, and the caption."""
+        """d -> the tokens of the chosen completion, and the caption. If none has a token with a letter, others are
+        sought, whose first has one."""
+        lines = self.search(segment)
+        lines.sort(key=lambda line: not line.over)  # ended ones first, as the fast one lists them; only for ties
+        said = [line for line in lines if not self.wordless.issuperset(line.tokens[len(self.prefix) :])]
+        if not said:
+            return self.with_letters_first().caption(segment)
+        closeness = [float(self.embedding(f"Image of a {self.words(line)}.") @ segment) for line in said]
+        best = said[closeness.index(max(closeness))]
+        return best.tokens[len(self.prefix) :], self.words(best).lower()
+
+    def with_letters_first(self) -> PlainZeroCap:
+        assert not self.settings.letters_first
+        settings = replace(self.settings, letters_first=True)
+        return PlainZeroCap(
+            self.model, self.tokenizer, self.text, self.blocked, self.ends, self.wordless, settings
+        )  # fmt: skip
+
+    def search(self, segment: Tensor) -> list[Line]:
         lines = [Line(list(self.prefix), [])]
         for position in range(self.settings.max_tokens):
             if all(line.over for line in lines):
                 break
             longer = [line for line in lines if line.over]
-            for line in lines:
-                if not line.over:
-                    for token, log_probability in enumerate(self.next_token(line.tokens, segment, position)):
-                        values = [*line.log_probabilities, log_probability]
-                        longer.append(Line([*line.tokens, token], values, over=token in self.ends))
+            open_lines = [line for line in lines if not line.over]
+            following = [self.next_token(line.tokens, segment, position) for line in open_lines]
+            of_all = len(longer) + sum(float(weights.sum()) for weights in following)  # an ended line counts as one
+            for line, weights in zip(open_lines, following, strict=True):
+                whole = of_all if self.settings.all_beams else float(weights.sum())
+                for token, weight in enumerate(weights):
+                    values = [*line.log_probabilities, float((weight / whole).log())]
+                    longer.append(Line([*line.tokens, token], values, over=token in self.ends))
             longer.sort(key=Line.mean, reverse=True)
             lines = longer[: self.settings.beam]
-        lines.sort(key=lambda line: not line.over)  # ended ones first, as the fast one lists them; only for ties
-        closeness = [float(self.embedding(f"Image of a {self.words(line)}.") @ segment) for line in lines]
-        best = lines[closeness.index(max(closeness))]
-        return best.tokens[len(self.prefix) :], self.words(best).lower()
+        return lines
 
     def words(self, line: Line) -> str:
         text = self.string(line.tokens)[len("Image of") :].strip()
@@ -77,8 +103,8 @@ class PlainZeroCap:
         vector = self.text([text])[0]
         return vector / vector.norm()
 
-    def next_token(self, tokens: list[int], segment: Tensor, position: int) -> list[float]:
-        """Log-probability of every token after `tokens`."""
+    def next_token(self, tokens: list[int], segment: Tensor, position: int) -> Tensor:
+        """Every token after `tokens`: p^0.99 p0^0.01, whose sum is not 1."""
         own = self.model(torch.tensor([tokens])).logits[0, -1].detach().softmax(0)  # p0
         past = [part.detach() for layer in self.past(tokens[:-1]) for part in layer]
         shifts = [torch.zeros_like(part) for part in past]
@@ -93,14 +119,14 @@ class PlainZeroCap:
         with torch.no_grad():
             logits = self.after(tokens[-1], past, shifts)
             for token in range(len(logits)):
-                if position == 0 and token in self.wordless:
+                if position == 0 and self.settings.letters_first and token in self.wordless:
                     logits[token] = -torch.inf
                 elif token in self.blocked:
                     logits[token] = logits[token] / 20 if logits[token] > 0 else logits[token] * 20
-                elif position > 0 and token in self.ends:
-                    logits[token] = logits[token] * 1.01 if logits[token] > 0 else logits[token] / 1.01
-            mixed = logits.softmax(0) ** 0.99 * own**0.01
-            return (mixed / mixed.sum()).log().tolist()
+                elif token in self.ends:
+                    factor = 1 / 1.6 if position == 0 else self.settings.end_factor
+                    logits[token] = logits[token] * factor if logits[token] > 0 else logits[token] / factor
+            return logits.softmax(0) ** 0.99 * own**0.01
 
     def clip_loss(self, p: Tensor, tokens: list[int], segment: Tensor) -> Tensor:
         order = p.detach().argsort(descending=True)[: self.settings.candidates].tolist()

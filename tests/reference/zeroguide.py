@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,6 +47,54 @@ def overlapping_keys(image: Array, dino: Dino, stride: int) -> tuple[Array, Size
     for block in blocks[:-1]:
         states = feed_forward(attend(states, block), block)
     return query_key_value(states, blocks[-1])[1][1:], grid
+
+
+@dataclass(eq=False)
+class Part:
+    """cells: in increasing order. distance: that of the two parts it was made of, by Ward's criterion."""
+
+    cells: list[int]
+    parts: tuple[Part, ...] = ()
+    distance: float = 0.0
+
+
+def ward_root(features: Array) -> Part:
+    """Always the two parts become one whose union adds least to the sum of squared distances from the parts' means."""
+    parts = [Part([cell]) for cell in range(len(features))]
+    while len(parts) > 1:
+        added = {}
+        for index, one in enumerate(parts):
+            for other in parts[:index]:
+                apart = features[one.cells].mean(axis=0) - features[other.cells].mean(axis=0)
+                sizes = len(one.cells), len(other.cells)
+                added[one, other] = float(sizes[0] * sizes[1] / sum(sizes) * apart @ apart)
+        pair = min(added, key=lambda pair: added[pair])
+        both = Part(sorted(pair[0].cells + pair[1].cells), pair, math.sqrt(2 * added[pair]))
+        parts = [part for part in parts if part not in pair] + [both]
+    return parts[0]
+
+
+def published_segments(keys: Array, same: float, segments: int) -> tuple[list[Part], list[Part]]:
+    """-> the segments, by their first cells, and the parts above them that were split, the whole first.
+
+    Known of the authors' code: keys of length 1, siblings split while the cosine of their means is below `same`, in a loop that goes
+    up by two to `segments`; the two that are furthest apart are split first.
+    """
+    unit = keys / np.sqrt((keys**2).sum(axis=1, keepdims=True))
+    whole, split = [ward_root(unit)], []
+    for _ in range(0, segments, 2):
+        unlike = []
+        for part in whole:
+            if part.parts:
+                one, other = (unit[child.cells].mean(axis=0) for child in part.parts)
+                if cosine(one, other) < same:
+                    unlike.append(part)
+        if not unlike:
+            break
+        widest = max(unlike, key=lambda part: part.distance)
+        whole = [part for part in whole if part is not widest] + list(widest.parts)
+        split.append(widest)
+    return sorted(whole, key=lambda part: part.cells[0]), split
 
 
 def cell_shares(mask: Array, grid: Size) -> Array:

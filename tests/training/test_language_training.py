@@ -190,6 +190,7 @@ def test_training_learns_what_goes_with_what(corpus: Corpus, tmp_path: Path) -> 
     assert load_file(tmp_path / "model.safetensors")["transformer.wte.weight"].dtype == torch.float16
     assert sum(p.numel() for p in language.parameters()) == report.parameters
     assert completions(language.model, language.tokenizer, "Image of a", 1) == [report.greedy]
+    assert language.model.config.zerocap_start_token is False  # no line of its training begins with one
     phrase = report.greedy.removesuffix(".").split()[-1]
     assert phrase in {*ANIMALS, "fence", "grass"}
     lines = encode(language.tokenizer, few.held_captions, RECIPE.context)

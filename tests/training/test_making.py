@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers_drawn_photos import draw_photos, small_clip, small_dino
 from reference import methods, networks, vit
+from reference.devices import take_float64_away
 from sklearn.metrics import average_precision_score
 
 from annotator.errors import ConfigError
@@ -128,6 +129,19 @@ def test_agreement_of_a_perfect_and_of_a_blind_head() -> None:
     heads.obj_proj.weight.zero_()
     heads.obj_proj.bias.fill_(1)
     assert agreement(heads, taught, 0.2) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_agreement_needs_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    taught = Taught(
+        torch.randn(2, 8, 3, 4, generator=random),
+        torch.randn(2, 4, 3, 4, generator=random),
+        torch.zeros(2, 3, 4, dtype=torch.bool),
+    )
+    heads = DinoiserHeads(8, affinity_width=5)
+    expected = agreement(heads, taught, 0.2)
+    take_float64_away(monkeypatch)
+    assert agreement(heads, taught, 0.2) == expected
 
 
 def test_what_a_decoder_finds_by_hand() -> None:

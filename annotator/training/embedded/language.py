@@ -207,6 +207,7 @@ def _configuration(recipe: Recipe, tokenizer: Any) -> Any:
         attn_pdrop=0.0,
         bos_token_id=end,
         eos_token_id=end,
+        zerocap_start_token=False,  # no line begins with one
     )
 
 
