@@ -56,7 +56,7 @@ class RunWriter:
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
         _remove_leftovers(directory)
-        surveyed = ledger.renew_ledgers(directory)
+        surveyed = ledger.renew_ledgers(directory, open_labels=manifest.open_labels)
         self._without_ledger = [part.name for part in surveyed.rest]
         covered = [part.name for each in surveyed.ledgers for part in each.parts]
         self._known = {part_number(name) for name in [*covered, *self._without_ledger]}
@@ -124,7 +124,7 @@ class RunWriter:
         self._without_ledger.append(part_path(self.directory, number).name)
         if len(self._without_ledger) >= ledger.LEDGER_PARTS:
             names = sorted(self._without_ledger)
-            ledger.make_ledger(self.directory, names)
+            ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
             self._without_ledger = []
 
     def close(self) -> None:
