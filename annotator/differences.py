@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from annotator.manifest import Manifest
@@ -19,11 +20,18 @@ def differences(run: Manifest, command: Manifest) -> list[str]:
 
     A labeler has settings and networks of its own, so these are not compared where the labelers differ.
     """
-    old, new = _flat(run.config), _flat(json.loads(json.dumps(command.config, default=str)))
+    run, command = _as_read(run), _as_read(command)
+    old, new = _flat(run.config), _flat(command.config)
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if "labeler" in changed:
         changed = ["labeler", *(name for name in changed if _group(name) in ("images", "vocabulary", "precision"))]
     return list(dict.fromkeys(_sentence(name, old, new, run, command) for name in changed))
+
+
+def _as_read(manifest: Manifest) -> Manifest:
+    """As run.json gives it back: without tuples, for example."""
+    config, vocabulary = json.loads(json.dumps([manifest.config, manifest.vocabulary], default=str))
+    return replace(manifest, config=config, vocabulary=vocabulary)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -48,7 +48,7 @@ PAPER, EMBEDDED = {"name": "paper"}, {"name": "embedded"}
         ),
         (
             with_classes("cat", "dog", "bus", "sky", "sea", "car", "hat"),
-            with_classes("dog", "tree"),
+            with_classes("dog", "tree, shrub"),
             ["vocabulary: only the run has 'cat', 'bus', 'sky', 'sea' and 2 more, only this command has 'tree'"],
         ),
         (
@@ -82,7 +82,8 @@ PAPER, EMBEDDED = {"name": "paper"}, {"name": "embedded"}
     ],
 )
 def test_differences_are_named_with_both_values(run: Manifest, command: Manifest, sentences: list[str]) -> None:
-    back = replace(run, config=json.loads(json.dumps(run.config)))  # as run.json gives it
+    config, vocabulary = json.loads(json.dumps([run.config, run.vocabulary]))
+    back = replace(run, config=config, vocabulary=vocabulary)  # as run.json gives it
     assert differences(back, command) == sentences
     assert differences(back, run) == []
 
