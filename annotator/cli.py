@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from annotator.commands import bench, convert, evaluate, models, report, results, review, train
-from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
+from annotator.commands.arguments import (
+    RunArgument,
+    SetOption,
+    WeightsOption,
+    parse_settings,
+    parse_weights,
+    refuse_arguments,
+)
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
 
@@ -30,6 +37,7 @@ app.add_typer(train.app, name="train")
 
 @app.command()
 def run(
+    extra: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +120,7 @@ def run(
     from annotator import console
     from annotator.config import RunConfig
 
+    refuse_arguments(extra or [], images)
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
     given["compile"] = compile_
     given["weights"], given["settings"] = parse_weights(weights), parse_settings(set_)

@@ -165,6 +165,12 @@ def test_flags_win_over_a_config_file(folder: Path, annotate: Annotate) -> None:
         ),
         ((*RUN, "--vocab", "dog, dog"), "vocabulary:2: class 'dog' stands already in line 1; remove one"),
         ((*RUN, "--images", "nowhere"), "nowhere"),
+        (
+            ("run", "--images", "photos/a.jpg", "photos/b.png", "--limit", "1"),
+            "--images photos/a.jpg: expected one value, but got 2, as the shell does where a glob is not quoted; "
+            "put it in quotes: --images 'photos/*.jpg'",
+        ),
+        (("run", "photos"), "expected options only, but got 'photos'; name photos with --images"),
         ((*RUN, "--pack", "nothing"), "nothing"),
         ((*RUN, "--device", "cuda:9"), "--device cuda:9: expected auto or one that this machine has"),
         ((*RUN, "--precision", "fp64"), "precision: expected one of auto, fp32, bf16, but got 'fp64'"),
