@@ -130,12 +130,13 @@ def run(
 
     with console.loading():
         job = pipeline.prepare(settings)
+    pipeline.check(job)
     console.announce(job, quiet)
     if dry_run:
         console.print_estimate(job, pipeline.estimate(job))
         return
-    with console.progress(job, quiet) as report:
-        outcome = pipeline.run(job, report)
+    with console.progress(quiet) as watch:
+        outcome = pipeline.run(job, watch, watch.begin)
     console.print_outcome(outcome, quiet)
     if outcome.state == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
