@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from annotator.commands import bench, convert, evaluate, models, report, results, review, train
-from annotator.commands.arguments import RunArgument, SetOption, WeightsOption, parse_settings, parse_weights
+from annotator.commands.arguments import (
+    RunArgument,
+    SetOption,
+    WeightsOption,
+    parse_settings,
+    parse_weights,
+    refuse_arguments,
+)
 from annotator.commands.typed import Command
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
@@ -31,6 +38,7 @@ app.add_typer(train.app, name="train")
 
 @app.command(cls=Command)
 def run(
+    extra: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +121,7 @@ def run(
     from annotator import console
     from annotator.config import RunConfig
 
+    refuse_arguments(extra or [], images)
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
     given["compile"] = compile_
     given["weights"], given["settings"] = parse_weights(weights), parse_settings(set_)
@@ -122,12 +131,13 @@ def run(
 
     with console.loading():
         job = pipeline.prepare(settings)
+    pipeline.check(job)
     console.announce(job, quiet)
     if dry_run:
         console.print_estimate(job, pipeline.estimate(job))
         return
-    with console.progress(job, quiet) as report:
-        outcome = pipeline.run(job, report)
+    with console.progress(quiet) as watch:
+        outcome = pipeline.run(job, watch, watch.begin)
     console.print_outcome(outcome, quiet)
     if outcome.state == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)

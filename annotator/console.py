@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from annotator.pace import Pace, duration, pace_text
 from annotator.run import ImageRecord, RunReader
 
 if TYPE_CHECKING:
+    from annotator.listing import Listing
     from annotator.pipeline import Estimate, Job, Outcome
     from annotator.relabel import Relabelled
     from annotator.summary import RunSummary
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 CLASSES_SHOWN = 30
 FAILURES_SHOWN = 10
 LOG_SECONDS = 30.0
+FIRST_LOOK_SECONDS = 0.2  # for counting photos before the first one is labelled
+FIRST_LOOK_PHOTOS = 10_000
+LOOK_SHARE = 0.05  # of a run's time, for counting the rest
 
 PIPED_WIDTH = 200  # columns of tables that go to a file or another program
 
@@ -58,46 +63,81 @@ def announce(job: Job, quiet: bool) -> None:
     )
 
 
-@contextmanager
-def progress(job: Job, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
-    """A bar with rate, time left and failures; a line every half minute where there is no terminal."""
-    from annotator.ledger import count_finished
+class Watch(Protocol):
+    """Follows a run: `begin` when it has begun, and a call with every photo's record."""
 
+    def begin(self, listing: Listing) -> None: ...
+
+    def __call__(self, record: ImageRecord) -> None: ...
+
+
+class _Silent:
+    def begin(self, listing: Listing) -> None: ...
+
+    def __call__(self, record: ImageRecord) -> None: ...
+
+
+class _RunBar:
+    """Photos, rate and time left, failures. Photos are counted while the run goes on, in a share of its time."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, pace="", failures="")
+        self._listing: Listing | None = None
+        self._pace = Pace(1)
+        self._failed = 0
+        self._reported = self._logged = time.monotonic()
+
+    def begin(self, listing: Listing) -> None:
+        self._listing = listing
+        listing.look_ahead(FIRST_LOOK_SECONDS, FIRST_LOOK_PHOTOS)
+        if listing.finished:
+            err.print(f"resuming: {count(listing.finished, 'photo')} {_is_are(listing.finished)} finished")
+        self._bar.update(self._task, total=self._goal, completed=listing.finished)
+
+    def __call__(self, record: ImageRecord) -> None:
+        now = time.monotonic()
+        assert self._listing is not None, "begin comes first"
+        self._listing.look_ahead(LOOK_SHARE * (now - self._reported))
+        self._reported = time.monotonic()
+        if not self._pace.done:
+            self._pace = Pace(self._listing.at_once)
+        self._pace.add(now)
+        self._failed += record.status == "failed"
+        done, total = self._pace.done, self._listing.total
+        pace = pace_text(self._pace.rate, None if total is None else total - done)
+        failures = f"{self._failed:,} failed" if self._failed else ""
+        completed = self._listing.finished + done
+        self._bar.update(
+            self._task, completed=completed, total=self._goal, pace=pace, failures=failures and f"[red]{failures}[/]"
+        )
+        if not err.is_terminal and now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            of = "" if self._goal is None else f"/{self._goal:,}"
+            err.print(", ".join(filter(None, (f"{completed:,}{of} photos", pace, failures))))
+
+    @property
+    def _goal(self) -> int | None:
+        """Photos that have a row when the run has ended."""
+        assert self._listing is not None, "begin comes first"
+        return None if self._listing.total is None else self._listing.finished + self._listing.total
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Watch]:
+    """A bar with rate, time left and failures; a line every half minute where there is no terminal."""
     if quiet:
-        yield lambda record: None
+        yield _Silent()
         return
-    finished = 0 if job.config.overwrite else count_finished(job.directory, only_ok=job.config.retry_failed)
-    total = sum(1 for _ in job.source)
-    goal = min(total, finished + job.config.limit) if job.config.limit is not None else total
-    if finished:
-        err.print(f"resuming: {finished:,} of {total:,} photos are finished")
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[failures]}"),
     )
-    begun = logged = time.monotonic()
-    done = failed = 0
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=goal, completed=finished, rate="", failures="")
-
-        def report(record: ImageRecord) -> None:
-            nonlocal done, failed, logged
-            done += 1
-            failed += record.status == "failed"
-            rate = done / (time.monotonic() - begun)
-            failures = f"[red]{failed} failed[/]" if failed else ""
-            bar.update(task, advance=1, rate=f"{rate:.2f}/s", failures=failures)
-            if not err.is_terminal and time.monotonic() - logged >= LOG_SECONDS:
-                logged = time.monotonic()
-                left = (goal - finished - done) / rate
-                err.print(f"{finished + done:,}/{goal:,} photos, {rate:.2f}/s, {duration(left)} left, {failed} failed")
-
-        yield report
+        yield _RunBar(bar)
 
 
 @contextmanager
@@ -175,25 +215,24 @@ def print_status(run: RunReader, failures: bool) -> None:
 
 
 def print_estimate(job: Job, estimate: Estimate) -> None:
-    todo = max(estimate.photos - estimate.finished, 0)
-    if job.config.limit is not None:
-        todo = min(todo, job.config.limit)
     out.print(
-        f"would label {todo:,} of {estimate.photos:,} photos ({estimate.finished:,} are finished) "
-        f"into {escape(str(job.directory))}"
+        f"would label {estimate.todo:,} of {estimate.photos:,} photos "
+        f"({estimate.finished:,} {_is_are(estimate.finished)} finished) into {escape(str(job.directory))}"
     )
     for name, value in job.manifest.config["settings"].items():
         out.print(f"  {name}: {value}")
-    if not todo:
+    if not estimate.todo:
         out.print("nothing is left to do")
-    elif estimate.seconds_per_photo is None:
-        out.print("no time can be told: no photo of the sample could be labelled")
-    else:
-        seconds = duration(todo * estimate.seconds_per_photo)
+    elif estimate.seconds_per_photo is not None:
+        seconds = duration(estimate.todo * estimate.seconds_per_photo)
         out.print(
             f"about {seconds}, at {estimate.seconds_per_photo:.2f} s a photo ({estimate.sample} tried); "
             "nothing was written"
         )
+    elif estimate.sample_failed:
+        out.print("cannot estimate the time: none of the photos that were tried could be labelled; nothing was written")
+    else:
+        out.print("cannot estimate the time: this machine does not have the cluster's GPUs; nothing was written")
 
 
 def print_labelers(name: str | None) -> None:
@@ -338,11 +377,5 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
-    """3725 -> 1 h 2 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours / 24:.1f} days"
+def _is_are(number: int) -> str:
+    return "is" if number == 1 else "are"

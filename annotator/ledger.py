@@ -4,8 +4,8 @@
                                     each part's rows, failures, first and last path, and the counts of `RunSummary`
 
 A ledger is a cache. It names its parts with size and stamp, and where one of them is gone or was written again, or
-another ledger has it, or the file is damaged, it does not count: its parts are read instead, and the next writer
-makes it anew. A run of few parts has none.
+another ledger has it, or the file is damaged, or it counts by other rules than today's, it does not count: its parts
+are read instead, and the next writer makes it anew. A run of few parts has none.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import pyarrow.parquet as pq
 from annotator import storage
 from annotator.counts import COUNTED, RunSummary
 from annotator.finished import Finished, digests_of
+from annotator.open_labels import rules
 from annotator.parts import list_parts, parts_folder, read_all
 
 LEDGER_PARTS = 512
 """So many parts share a ledger: 131,072 photos where parts are full."""
 
-_VERSION = 1
+_VERSION = 2
+"""Version 1 counted segments where it should have counted photos."""
 _LEDGER = re.compile(r"ledger-(\d+)\.parquet")
 _METADATA = b"ledger"
 
@@ -104,8 +106,11 @@ def count_finished(directory: Path, *, only_ok: bool = False) -> int:
     return count + sum(len(_paths(rows, only_ok)) for rows in read_all(rest, ["path", "status"]))
 
 
-def renew_ledgers(directory: Path) -> Survey:
-    """Makes what is missing and removes what does not count; the parts that are left are too few for a ledger."""
+def renew_ledgers(directory: Path, *, open_labels: bool) -> Survey:
+    """Makes what is missing and removes what does not count; the parts that are left are too few for a ledger.
+
+    open_labels: whether the labels are free text.
+    """
     surveyed = survey(directory)
     counting = {each.file.name for each in surveyed.ledgers}
     superfluous = [file for file in _files(directory) if file.name not in counting]
@@ -113,12 +118,12 @@ def renew_ledgers(directory: Path) -> Survey:
         storage.delete(file)
     names = [part.name for part in surveyed.rest]
     while len(names) >= LEDGER_PARTS:
-        make_ledger(directory, names[:LEDGER_PARTS])
+        make_ledger(directory, names[:LEDGER_PARTS], open_labels=open_labels)
         del names[:LEDGER_PARTS]
     return surveyed if len(names) == len(surveyed.rest) else survey(directory)
 
 
-def make_ledger(directory: Path, names: Sequence[str]) -> None:
+def make_ledger(directory: Path, names: Sequence[str], *, open_labels: bool) -> None:
     """Of these parts, which are read for it."""
     parts = [parts_folder(directory) / name for name in names]
     files = list(storage.each(storage.describe, parts))  # before they are read: a part written meanwhile must differ
@@ -128,7 +133,12 @@ def make_ledger(directory: Path, names: Sequence[str]) -> None:
         for file, rows in zip(files, tables, strict=True)
     ]
     whole = pa.concat_tables(tables)
-    content = {"version": _VERSION, "parts": covered, "summary": RunSummary.of(whole).to_dict()}
+    content = {
+        "version": _VERSION,
+        "rules": rules() if open_labels else "",
+        "parts": covered,
+        "summary": RunSummary.of(whole, open_labels=open_labels).to_dict(),
+    }
     digests = _digest_rows(whole).sort_by("high")  # which makes sorting those of all ledgers three times as fast
     digests = digests.replace_schema_metadata({_METADATA: json.dumps(content)})
     file = pa.BufferOutputStream()
@@ -158,10 +168,10 @@ def _number(file: Path) -> int:
 
 
 def _open(file: Path) -> Ledger | None:
-    """None where it is damaged, or of another version."""
+    """None where it is damaged, of another version, or counts free text by other rules."""
     try:
         content = json.loads(pq.read_schema(_source(file)).metadata[_METADATA])
-        if content["version"] != _VERSION:
+        if content["version"] != _VERSION or content["rules"] not in ("", rules()):
             return None
         return Ledger(
             file, tuple(Covered(*part) for part in content["parts"]), RunSummary.from_dict(content["summary"])

@@ -22,7 +22,9 @@ from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
 from annotator.finished import Finished
 from annotator.images import ImageRef, ImageSource, open_source
+from annotator.listing import Listing
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
+from annotator.run_check import check_run
 from annotator.stages import stage, staged_items
 from annotator.storage import place
 from annotator.summary import RunSummary, summarise
@@ -38,6 +40,7 @@ SAMPLE = 4  # photos labelled to estimate the time of a dry run
 
 Vocab = Vocabulary | str | Path | Sequence[str] | None
 Report = Callable[[ImageRecord], None]
+Begin = Callable[[Listing], None]
 
 
 @dataclass
@@ -99,12 +102,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do; `seconds_per_photo` was measured on `sample` photos, None without any."""
+    """What a run would do.
+
+    photos:   that there are; `finished` of them have a row, and `todo` is how many the run would label.
+    seconds_per_photo: measured on `sample` photos; None without any.
+    sample_failed: photos were tried, but none could be labelled.
+    """
 
     photos: int
     finished: int
+    todo: int
     seconds_per_photo: float | None
     sample: int
+    sample_failed: bool = False
 
 
 def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequence[str | Path] | None = None) -> Job:
@@ -143,13 +153,22 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
     return Job(config, source, crew, vocabulary, manifest, directory, cluster)
 
 
-def run(job: Job, report: Report = lambda record: None) -> Outcome:
-    """Labels every photo that has no row yet. Ctrl-C finishes the batch and closes the open part."""
+def check(job: Job) -> None:
+    """Raises the `RunError` that `run` would raise where the run must not be written; writes nothing."""
+    check_run(job.directory, job.manifest, overwrite=job.config.overwrite)
+
+
+def run(job: Job, report: Report = lambda record: None, begin: Begin = lambda listing: None) -> Outcome:
+    """Labels every photo that has no row yet. Ctrl-C finishes the batch and closes the open part.
+
+    begin:  is called once, when the run may be written.
+    report: is called with each photo's record as it is written.
+    """
     with job.cluster or nullcontext():
-        return _run(job, report)
+        return _run(job, report, begin)
 
 
-def _run(job: Job, report: Report) -> Outcome:
+def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     begun = time.monotonic()
     labelled = 0
     config = job.config
@@ -157,8 +176,10 @@ def _run(job: Job, report: Report) -> Outcome:
     with writer, _stop_on_signal() as stop:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         todo = writer.finished.left_of(staged_items("find", job.source))
+        listing = Listing(todo, config.limit, len(writer.finished), job.crew.batch_size)
+        begin(listing)
         failed, last_failure = 0, ""
-        with closing(_written(job, writer, islice(todo, config.limit), stop.is_set)) as records:
+        with closing(_written(job, writer, listing, stop.is_set)) as records:
             for record in records:
                 report(record)
                 labelled += 1
@@ -171,7 +192,7 @@ def _run(job: Job, report: Report) -> Outcome:
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
         if not stop.is_set():
-            job.manifest.state = "complete" if next(todo, None) is None else "partial"  # --limit leaves photos
+            job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()
         seconds = time.monotonic() - begun
@@ -182,16 +203,16 @@ def _run(job: Job, report: Report) -> Outcome:
 
 
 def _written(
-    job: Job, writer: RunWriter, refs: Iterable[ImageRef], should_stop: Callable[[], bool]
+    job: Job, writer: RunWriter, listing: Listing, should_stop: Callable[[], bool]
 ) -> Generator[ImageRecord, None, None]:
     """Labels these photos; every record when it is in the run, with the engine `ray` without its masks."""
     if job.cluster is not None:
         from annotator.engines import ray
 
-        yield from ray.execute(job.cluster, job.crew, job.vocabulary, writer, refs, should_stop)
+        yield from ray.execute(job.cluster, job.crew, job.vocabulary, writer, listing, should_stop)
         return
     remove_todo(writer.directory)
-    with closing(job.execute(refs, should_stop)) as records:
+    with closing(job.execute(listing, should_stop)) as records:
         for record in records:
             with stage("write"):
                 writer.write(record)
@@ -199,18 +220,32 @@ def _written(
 
 
 def estimate(job: Job) -> Estimate:
-    """What `run` would do, measured on a few photos; writes nothing. What a cluster's GPUs can do is not measured."""
-    finished = job.finished()
-    open_refs = list(islice(finished.left_of(job.source), SAMPLE))
-    photos = sum(1 for _ in job.source)
+    """What `run` would do, measured on a few photos; writes nothing, and raises the error that `run` would begin with.
+
+    What a cluster's GPUs can do is not measured.
+    """
+    check(job)
+    photos = 0
+
+    def counted() -> Iterator[ImageRef]:
+        nonlocal photos
+        for ref in job.source:
+            photos += 1
+            yield ref
+
+    left = job.finished().left_of(counted())
+    listing = Listing(left, job.config.limit)
+    sample = list(islice(listing, SAMPLE))
+    todo = len(sample) + sum(1 for _ in listing)
+    finished = photos - todo - sum(1 for _ in left)
     if job.cluster and job.cluster.placement.gpus:
-        return Estimate(photos, len(finished), None, 0)
-    for _ in job.execute(open_refs[:1]):
+        return Estimate(photos, finished, todo, None, 0)
+    for _ in job.execute(sample[:1]):
         pass  # the first photo pays for warming up
-    records = list(job.execute(open_refs))
-    timed = [record.seconds for record in records if record.status == "ok"]
+    timed = [record.seconds for record in job.execute(sample) if record.status == "ok"]
     at_once = job.cluster.placement.actors if job.cluster else 1
-    return Estimate(photos, len(finished), sum(timed) / len(timed) / at_once if timed else None, len(timed))
+    seconds = sum(timed) / len(timed) / at_once if timed else None
+    return Estimate(photos, finished, todo, seconds, len(timed), bool(sample) and not timed)
 
 
 def default_images() -> str:

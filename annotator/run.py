@@ -14,78 +14,33 @@ only the parts that overlap. The directory may be the URL of an object store (`a
 from __future__ import annotations
 
 import heapq
-import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow.compute as pc
 
 from annotator import ledger, storage
-from annotator.errors import RunError
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
+from annotator.manifest import Manifest as Manifest
+from annotator.manifest import write_atomically as write_atomically
 from annotator.parts import part_files as part_files
 from annotator.parts import part_number, part_path, parts_folder, read_all, row_count, span, write_table
 from annotator.parts import read_columns as read_columns
 from annotator.parts import write_part as write_part
 from annotator.record import LABELS, ROW, from_row
 from annotator.record import ImageRecord as ImageRecord
+from annotator.run_check import cannot_be_written, check_run, refuse_other_config
 from annotator.storage import place
 from annotator.vocabulary import Vocabulary
 
-SCHEMA_VERSION = 1
 PART_ROWS = 256
 PART_SECONDS = 30.0
 
 _HALF_WRITTEN = re.compile(r"\.(run\.json|part-\d+\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp")
-_LEFT_EARLY = re.compile(r"parts|run\.lock|\.run\.json(\.[0-9a-f-]+)?\.tmp")
-
-
-@dataclass
-class Manifest:
-    """`run.json`. `config` holds what decides the labels, and `config_hash` is over it alone;
-    `execution` holds what only decides speed."""
-
-    config: dict[str, Any]
-    config_hash: str
-    image_root: str
-    tool_version: str
-    labeler: str
-    vocabulary: dict[str, Any] | None = None
-    pack: dict[str, Any] = field(default_factory=dict)
-    execution: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    state: Literal["running", "interrupted", "partial", "complete"] = "running"
-    schema: int = SCHEMA_VERSION
-
-    def save(self, directory: Path) -> None:
-        write_atomically(directory / "run.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, directory: Path) -> Manifest:
-        path = directory / "run.json"
-        try:
-            content = json.loads(storage.read_bytes(path))
-            if content["schema"] == SCHEMA_VERSION:
-                return cls(**content)
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{directory}: no run here (run.json is missing); `annotate run` makes one") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{path}: damaged ({error}); the parts beside it are unharmed: put it back, "
-                "or start anew with --overwrite"
-            ) from None
-        raise RunError(
-            f"{path}: expected schema {SCHEMA_VERSION}, but found {content['schema']}; "
-            "read it with the version of the tool that made it"
-        )
 
 
 class RunWriter:
@@ -101,7 +56,7 @@ class RunWriter:
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
         _remove_leftovers(directory)
-        surveyed = ledger.renew_ledgers(directory)
+        surveyed = ledger.renew_ledgers(directory, open_labels=manifest.open_labels)
         self._without_ledger = [part.name for part in surveyed.rest]
         covered = [part.name for each in surveyed.ledgers for part in each.parts]
         self._known = {part_number(name) for name in [*covered, *self._without_ledger]}
@@ -114,23 +69,18 @@ class RunWriter:
         cls, directory: Path, manifest: Manifest, *, overwrite: bool = False, retry_failed: bool = False
     ) -> RunWriter:
         """Starts a run, or resumes the one that is there when its configuration is the same."""
+        check_run(directory, manifest, overwrite=overwrite)
         try:
-            found = storage.exists(directory / "run.json")
-            if not found and _is_foreign(directory):
-                raise RunError(
-                    f"{directory}: expected an empty or new folder, but it holds other files; choose another --out"
-                )
             if not storage.is_remote(directory):
                 parts_folder(directory).mkdir(parents=True, exist_ok=True)
             lock = acquire(directory)
         except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{directory}: cannot be written ({reason}); choose another --out") from None
+            raise cannot_be_written(directory, error) from None
         try:
             if overwrite:
                 _remove_parts(directory)
             elif storage.exists(directory / "run.json"):
-                _refuse_other_config(directory, manifest)
+                refuse_other_config(directory, manifest)  # another process may have begun it since it was checked
             if retry_failed:
                 _drop_failed(directory)
             return cls(directory, manifest, lock)
@@ -173,7 +123,8 @@ class RunWriter:
         self._next = max(self._next, number + 1)
         self._without_ledger.append(part_path(self.directory, number).name)
         if len(self._without_ledger) >= ledger.LEDGER_PARTS:
-            ledger.make_ledger(self.directory, sorted(self._without_ledger))
+            names = sorted(self._without_ledger)
+            ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
             self._without_ledger = []
 
     def close(self) -> None:
@@ -246,18 +197,6 @@ def open_run(path: str | Path, images: str | Path | None = None) -> RunReader:
     return RunReader(path, images)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The file has its old or its new content at every moment, even when the process is killed."""
-    storage.write_bytes(path, text.encode())
-
-
-def _is_foreign(directory: Path) -> bool:
-    """Whether a folder holds more than what a process leaves that was killed before it wrote `run.json`."""
-    if storage.is_remote(directory):
-        return any(name != "run.lock" for name in storage.walk(directory))
-    return any(_LEFT_EARLY.fullmatch(path.name) is None for path in directory.rglob("*"))
-
-
 def _remove_leftovers(directory: Path) -> None:
     """What a killed process had half written; in a store nothing is."""
     if not storage.is_remote(directory):
@@ -265,18 +204,6 @@ def _remove_leftovers(directory: Path) -> None:
             for leftover in folder.glob(".*.tmp"):
                 if _HALF_WRITTEN.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
-
-
-def _refuse_other_config(directory: Path, manifest: Manifest) -> None:
-    found = Manifest.load(directory)
-    if found.config_hash == manifest.config_hash:
-        return
-    given = json.loads(json.dumps(manifest.config, default=str))  # as it would come back: lists for tuples
-    changed = sorted(key for key in {*found.config, *given} if found.config.get(key) != given.get(key))
-    raise RunError(
-        f"{directory}: holds a run with another {', '.join(changed) or 'configuration'}; "
-        "--overwrite starts anew, --out DIR keeps both"
-    )
 
 
 def _remove_parts(directory: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from annotator.counts import COUNTED, RunSummary, total
 from annotator.ledger import survey
+from annotator.manifest import Manifest
 from annotator.parts import read_all
 
 __all__ = ["RunSummary", "summarise"]
@@ -13,8 +14,9 @@ __all__ = ["RunSummary", "summarise"]
 
 def summarise(directory: Path) -> RunSummary:
     """One pass, a part in memory at a time."""
+    open_labels = Manifest.load(directory).open_labels
     covered, rest = survey(directory)
     whole = total(ledger.summary for ledger in covered)
     for rows in read_all(rest, COUNTED):
-        whole.add(RunSummary.of(rows))
+        whole.add(RunSummary.of(rows, open_labels=open_labels))
     return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,3 +78,16 @@ def parse_settings(given: list[str] | None) -> dict[str, Any]:
     from annotator.config import parse_setting
 
     return dict(parse_setting(text) for text in given or [])
+
+
+def refuse_arguments(extra: Sequence[str], images: str | None) -> None:
+    """For a command that takes options only: what the shell makes of a glob without quotes comes here."""
+    if not extra:
+        return
+    if images is not None and all(Path(each).exists() for each in [images, *extra]):
+        glob = Path(images).parent / f"*{Path(images).suffix}"
+        raise ConfigError(
+            f"--images {images}: expected one value, but got {1 + len(extra)}, as the shell does where a glob is not "
+            f"quoted; put it in quotes: --images '{glob}'"
+        )
+    raise ConfigError(f"expected options only, but got {extra[0]!r}; name photos with --images")

@@ -79,9 +79,10 @@ def benchmark(
     )
     with console.loading():
         job = prepare(chosen, dataset, config, subset)
+    pipeline.check(job)
     console.announce(job, quiet)
-    with console.progress(job, quiet) as report:
-        outcome = pipeline.run(job, report)
+    with console.progress(quiet) as watch:
+        outcome = pipeline.run(job, watch, watch.begin)
     if outcome.state == "interrupted":
         console.print_outcome(outcome, quiet)
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -72,9 +72,10 @@ class TableMaker:
 
         with console.loading():
             job = prepare(benchmark, dataset, self._config(row, benchmark), self.subset)
+        pipeline.check(job)
         console.announce(job, False)
-        with console.progress(job, False) as progress:
-            outcome = pipeline.run(job, progress)
+        with console.progress(False) as watch:
+            outcome = pipeline.run(job, watch, watch.begin)
         if outcome.state == "interrupted":
             console.print_outcome(outcome, quiet=True)
             raise typer.Exit(EXIT_INTERRUPTED)

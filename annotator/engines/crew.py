@@ -46,14 +46,14 @@ class Crew:
         """A new pool that decodes for this crew, to be entered."""
         workers = self.config.workers if self.config.workers is not None else self.networks.decode_workers
         working_side = None if self.config.full_decode else self.labeler.working_side
-        ahead = workers + 2 * self._batch_size
+        ahead = workers + 2 * self.batch_size
         return DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
 
     def execute(
         self, refs: Iterable[ImageRef], pool: DecodePool, should_stop: Callable[[], bool] = lambda: False
     ) -> Generator[ImageRecord, None, None]:
         """Labels these photos; nothing is written."""
-        yield from local.execute(refs, self.labeler, pool, self._batch_size, should_stop, self._smaller_batches())
+        yield from local.execute(refs, self.labeler, pool, self.batch_size, should_stop, self._smaller_batches())
 
     def _smaller_batches(self) -> Callable[[], bool]:
         """For after memory ran out: halves what the networks see at a time; False where that is one already."""
@@ -76,7 +76,8 @@ class Crew:
         return need_less
 
     @property
-    def _batch_size(self) -> int:
+    def batch_size(self) -> int:
+        """Photos that are labelled together."""
         return self.config.batch_size or self.networks.photos_at_once * len(self.devices)
 
 

@@ -1,8 +1,8 @@
 """The engine for several processes, GPUs and machines: Ray Data hands parts to a pool of actors, which label them.
 
-This process, the driver, plans the parts, moves each into the run when it is written, and counts. Ray starts an actor
-that died again, and its part with it (`ray_actor` knows photos that kill); where a node is gone for good, the rest is
-divided anew among those that are left.
+This process, the driver, plans parts while others are labelled, moves each into the run when it is written, and counts.
+Ray starts an actor that died again, and its part with it (`ray_actor` knows photos that kill); where a node is gone for
+good, the rest is divided anew among those that are left.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import math
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from typing import Any
 
 from annotator.engines.crew import Crew
 from annotator.engines.ray_actor import Foreman, Orders, Roster
-from annotator.engines.ray_cluster import Cluster
+from annotator.engines.ray_cluster import Cluster, Placement
 from annotator.engines.ray_todo import Todo, remove_todo
 from annotator.errors import AnnotatorError, RunError
 from annotator.images import ImageRef
+from annotator.listing import Listing
 from annotator.models.devices import kind_of
 from annotator.parts import part_path, read_columns
 from annotator.record import LABELS, ROW, ImageRecord, from_row
@@ -54,7 +56,7 @@ def execute(
     crew: Crew,
     vocabulary: Vocabulary | None,
     writer: RunWriter,
-    refs: Iterable[ImageRef],
+    listing: Listing,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Records:
     """Labels these photos into the run; every record, without its masks, once its part is there.
@@ -63,52 +65,87 @@ def execute(
     """
     todo = Todo(writer.directory)
     try:
-        plans, root = _plan(todo, refs, cluster, writer.next_part_number, should_stop)
+        size, few = _part_size(listing, cluster.placement)
+        if not few:
+            return
         orders = Orders(
             config=replace(cluster.config, precision=cluster.precision),
             vocabulary=vocabulary,
             placement=cluster.placement,
             weights=crew.weights,
-            root=root,
+            root=few[0].root,
             todo=todo.folder,
             working_folder=str(Path.cwd()),
             python_path=tuple(sys.path),
         )
-        if plans and not should_stop():
-            yield from _Driver(cluster, orders, plans, writer, todo, should_stop).records()
+        if not should_stop():
+            planner = _Planner(todo, chain(few, listing), size, writer.next_part_number, should_stop)
+            yield from _Driver(cluster, orders, planner, writer, todo, should_stop).records()
     finally:
         remove_todo(writer.directory)
 
 
-def _plan(
-    todo: Todo, refs: Iterable[ImageRef], cluster: Cluster, first: int, should_stop: Callable[[], bool]
-) -> tuple[list[str], Path]:
-    """Names of the plan files, and the photos' root."""
-    placement = cluster.placement
-    size = PART_PHOTOS[kind_of(placement.device)]
-    refs = iter(refs)
-    few = list(islice(refs, size * placement.actors * PARTS_EACH))
-    if not few:
-        return [], Path()
-    size = min(size, math.ceil(len(few) / (placement.actors * PARTS_EACH)))
-    return todo.plan(takewhile(lambda ref: not should_stop(), chain(few, refs)), size, first), few[0].root
+def _part_size(listing: Listing, placement: Placement) -> tuple[int, list[ImageRef]]:
+    """Photos of a part, and those that were listed to know it."""
+    most = PART_PHOTOS[kind_of(placement.device)]
+    parts = placement.actors * PARTS_EACH
+    few = list(islice(listing, most * parts))
+    size = min(most, math.ceil(len(few) / parts))
+    listing.at_once = max(size, 1) * placement.actors
+    return size, few
+
+
+class _Planner:
+    """A thread that plans while parts are labelled, since listing millions of photos takes long."""
+
+    def __init__(
+        self, todo: Todo, refs: Iterable[ImageRef], size: int, first: int, should_stop: Callable[[], bool]
+    ) -> None:
+        self._ended = threading.Event()
+        wanted = takewhile(lambda ref: not (self._ended.is_set() or should_stop()), refs)
+        self._plans = todo.plan(wanted, size, first)
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def telling(self, roster: Any) -> Iterator[None]:
+        """Plans, and tells the roster of each plan file, as long as the context lasts."""
+        thread = threading.Thread(target=self._plan, args=(roster,), name="plan", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def check(self) -> None:
+        """Raises the error that ended the planning."""
+        if self._error is not None:
+            raise self._error
+
+    def _plan(self, roster: Any) -> None:
+        try:
+            for name in self._plans:
+                _ask(roster, "plan", name)
+            _ask(roster, "plan", None)
+        except BaseException as error:  # the driver raises it
+            self._error = error
 
 
 class _Driver:
-    """Sees a plan through."""
+    """Sees to it that all that is planned is labelled."""
 
     def __init__(
         self,
         cluster: Cluster,
         orders: Orders,
-        plans: list[str],
+        planner: _Planner,
         writer: RunWriter,
         todo: Todo,
         should_stop: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._orders = orders
-        self._plans = plans
+        self._planner = planner
         self._writer = writer
         self._todo = todo
         self._should_stop = should_stop
@@ -117,7 +154,7 @@ class _Driver:
         self._died = 0
 
     def records(self) -> Records:
-        with _actor_here(Roster) as roster:
+        with _actor_here(Roster) as roster, self._planner.telling(roster):
             while True:
                 before = len(self._committed)
                 with _actor_here(Foreman) as foreman:
@@ -136,9 +173,10 @@ class _Driver:
         """Labels what is not committed yet with the nodes there are; whether every part was answered."""
         import ray
 
-        answers = foreman.answers.remote(self._orders, roster, self._plans, self._committed)
+        answers = foreman.answers.remote(self._orders, roster, self._committed)
         looked, stopped_at = time.monotonic(), math.inf
         while True:
+            self._planner.check()
             ready, _ = ray.wait([answers], timeout=GLANCE_SECONDS)
             if ready:
                 try:
@@ -200,7 +238,7 @@ def _actor_here(kind: type) -> Iterator[Any]:
         ray.kill(actor)
 
 
-def _ask(roster: Any, question: str) -> Any:
+def _ask(roster: Any, question: str, *arguments: Any) -> Any:
     import ray
 
-    return ray.get(getattr(roster, question).remote())
+    return ray.get(getattr(roster, question).remote(*arguments))

@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
+from annotator.engines.local import REASON_LENGTH
 from annotator.engines.ray_cluster import Placement
 from annotator.engines.ray_todo import read_plan, refs_of
 from annotator.errors import AnnotatorError, RunError, WeightsError
 from annotator.images import ImageRef
-from annotator.models.devices import keep_freed_memory
+from annotator.models.devices import is_out_of_memory, keep_freed_memory
 from annotator.parts import write_part
 from annotator.record import ImageRecord
 from annotator.vocabulary import Vocabulary
@@ -35,6 +36,8 @@ UNEXPLAINED = 4
 """After so many deaths on one part that no photo can have caused, the run ends; the first may be one of a batch."""
 ASK_SECONDS = 1.0
 """An actor asks no more often than this whether to stop."""
+PLANS_SECONDS = 0.1
+"""How often it is asked whether there is another plan."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,27 @@ class Start:
 
 
 class Roster:
-    """Remembers which parts are being labelled, and of which photos actors died. It lives beside the driver, where no
-    actor's death can reach it."""
+    """Remembers which plans there are, which parts are being labelled, and of which photos actors died. It lives beside
+    the driver, where no actor's death can reach it."""
 
     def __init__(self) -> None:
+        self._plans: list[str] = []
+        self._all_planned = False
         self._notes: dict[int, _Note] = {}
         self._stop = False
         self._begun = False
         self._died = 0
+
+    def plan(self, name: str | None) -> None:
+        """A plan file is there; None: it was the last one."""
+        if name is None:
+            self._all_planned = True
+        else:
+            self._plans.append(name)
+
+    def plans(self, start: int) -> tuple[list[str], bool]:
+        """Names of the plan files from number `start` on, and whether these are all."""
+        return self._plans[start:], self._all_planned
 
     def begin(self, part: int) -> Start:
         """Whoever begins a part that is under way takes the place of an actor that died."""
@@ -200,8 +216,8 @@ class Labelling:
         if self._crew is None:
             try:
                 self._crew = self._assemble()
-            except AnnotatorError as error:
-                self._error = type(error)(f"{socket.gethostname()}: {error}")
+            except (AnnotatorError, RuntimeError) as error:
+                self._error = _error_at_start(error)
                 raise self._error from None
             self._decoders = self._crew.decoders()
         return self._crew
@@ -228,13 +244,24 @@ class Labelling:
         return crew
 
 
+def _error_at_start(error: AnnotatorError | RuntimeError) -> AnnotatorError:
+    """One line for what went wrong while networks were opened. Torch has a `RuntimeError` for all that a device cannot
+    do."""
+    host = socket.gethostname()
+    if isinstance(error, AnnotatorError):
+        return type(error)(f"{host}: {error}")
+    reason = " ".join(str(error).split())[:REASON_LENGTH]
+    hint = "; try fewer --actors, or end what else runs on the device" if is_out_of_memory(error) else ""
+    return RunError(f"{host}: the networks cannot be opened: {type(error).__name__}: {reason}{hint}")
+
+
 class Foreman:
     """Runs Ray Data in a process of its own, which can be ended at any moment, and its actors with it."""
 
-    def answers(self, orders: Orders, roster: Any, plans: list[str], done: set[int]) -> Iterator[bytes]:
+    def answers(self, orders: Orders, roster: Any, done: set[int]) -> Iterator[bytes]:
         """What the actors say, a part at a time as they close them: its number, and its records or an error, pickled.
 
-        plans: names of plan files. done: parts to leave out.
+        done: parts to leave out.
         """
         import ray.data
         from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -243,10 +270,9 @@ class Foreman:
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # a block is one row: parts go out, and answers come in, one by one
         placement = orders.placement
-        names = ray.data.from_items([{"name": name} for name in plans], override_num_blocks=len(plans))
-        parts = names.flat_map(
-            _read,
-            fn_kwargs={"folder": orders.todo, "done": done},
+        parts = ray.data.from_items([{"folder": str(orders.todo)}]).flat_map(
+            _planned,
+            fn_kwargs={"folder": orders.todo, "roster": roster, "done": done},
             num_cpus=0,
             compute=TaskPoolStrategy(size=1),
         )
@@ -264,5 +290,17 @@ class Foreman:
                 yield answer
 
 
-def _read(row: dict[str, Any], folder: Path, done: set[int]) -> list[dict[str, Any]]:
-    return [part for part in read_plan(folder / row["name"]) if part["part"] not in done]
+def _planned(row: dict[str, Any], folder: Path, roster: Any, done: set[int]) -> Iterator[dict[str, Any]]:
+    """The parts of all plans, in their order, while the driver is still planning. A second call gives the same."""
+    import ray
+
+    read = 0
+    while True:
+        names, are_all = ray.get(roster.plans.remote(read))
+        for name in names:
+            yield from (part for part in read_plan(folder / name) if part["part"] not in done)
+        read += len(names)
+        if are_all:
+            return
+        if not names:
+            time.sleep(PLANS_SECONDS)

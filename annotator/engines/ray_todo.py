@@ -24,8 +24,9 @@ from annotator import storage
 from annotator.images import ImageRef
 from annotator.parts import list_parts, part_number, part_path, parts_folder
 
+FIRST_PARTS = 16
 PLAN_PARTS = 256
-"""Rows of a plan file."""
+"""Rows of a plan file: the first one has few, so that actors soon have work, and each next one twice as many."""
 
 _PLAN = pa.schema(
     [
@@ -46,16 +47,18 @@ class Todo:
         if not storage.is_remote(directory):
             parts_folder(self.folder).mkdir(parents=True)
 
-    def plan(self, refs: Iterable[ImageRef], size: int, first: int) -> list[str]:
-        """Divides photos into parts of `size`, numbered from `first` on; returns the names of the plan files."""
+    def plan(self, refs: Iterable[ImageRef], size: int, first: int) -> Iterator[str]:
+        """Divides photos into parts of `size`, numbered from `first` on; gives the name of each plan file when it is
+        there."""
         rows = _rows(iter(refs), size, first)
-        names: list[str] = []
-        while chunk := list(islice(rows, PLAN_PARTS)):
+        for number in count():
+            if not (chunk := list(islice(rows, min(FIRST_PARTS << min(number, 16), PLAN_PARTS)))):
+                return
             content = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_pylist(chunk, schema=_PLAN), content, compression="zstd")
-            names.append(f"plan-{len(names):06d}.parquet")
-            storage.write_bytes(self.folder / names[-1], content.getvalue())
-        return names
+            name = f"plan-{number:06d}.parquet"
+            storage.write_bytes(self.folder / name, content.getvalue())
+            yield name
 
     def written(self) -> list[int]:
         """Numbers of the parts that actors wrote and that are not yet in the run."""

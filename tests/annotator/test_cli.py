@@ -74,7 +74,7 @@ def test_from_photos_to_scores(folder: Path, annotate: Annotate) -> None:
 
     answer = annotate(*RUN)  # resumed: nothing to do
     assert answer.code == 0
-    assert "resuming: 3 of 3 photos are finished" in answer.err
+    assert "resuming: 3 photos are finished" in answer.err
     assert "nothing was left to do" in answer.out
 
     answer = annotate("status", run)
@@ -120,7 +120,7 @@ def test_resume_says_how_many_are_finished(folder: Path, annotate: Annotate) -> 
     assert re.search(r"about \S+ s, at \S+ s a photo \(1 tried\); nothing was written", answer.out)
     assert len(open_run("runs/photos-maskclip")) == 2
     answer = annotate(*RUN)
-    assert "resuming: 2 of 3 photos are finished" in answer.err
+    assert "resuming: 2 photos are finished" in answer.err
     assert len(open_run("runs/photos-maskclip")) == 3
 
 
@@ -165,6 +165,12 @@ def test_flags_win_over_a_config_file(folder: Path, annotate: Annotate) -> None:
         ),
         ((*RUN, "--vocab", "dog, dog"), "vocabulary, name 2: class 'dog' repeats name 1; remove one"),
         ((*RUN, "--images", "nowhere"), "nowhere"),
+        (
+            ("run", "--images", "photos/a.jpg", "photos/b.png", "--limit", "1"),
+            "--images photos/a.jpg: expected one value, but got 2, as the shell does where a glob is not quoted; "
+            "put it in quotes: --images 'photos/*.jpg'",
+        ),
+        (("run", "photos"), "expected options only, but got 'photos'; name photos with --images"),
         ((*RUN, "--pack", "nothing"), "nothing"),
         ((*RUN, "--device", "cuda:9"), "--device cuda:9: expected auto or one that this machine has"),
         ((*RUN, "--precision", "fp64"), "--precision: expected one of auto, fp32, bf16, but got 'fp64'"),
@@ -191,7 +197,7 @@ def test_mistakes_about_a_run(folder: Path, annotate: Annotate) -> None:
     assert annotate(*RUN, "--limit", "1", "-q").code == 0
     assert annotate("export", "runs/photos-maskclip", "--format", "mask-png", "--out", "masks").code == 0
     for arguments, message in (
-        ((*RUN, "--vocab", "cat, dog"), "holds a run with another vocabulary; --overwrite starts anew"),
+        ((*RUN, "--vocab", "cat, dog"), "(vocabulary: only the run has 'background', 'bus'"),
         (("export", "runs/photos-maskclip", "--format", "cocoa"), "no export format 'cocoa'; known are coco, mask-png"),
         (
             ("export", "runs/photos-maskclip", "--preset", "voc"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_gallery import Reader
 from PIL import Image
 from reference.open_runs import Labelled, write_run
 
@@ -64,6 +66,31 @@ def test_export_with_limits(folder: Path, annotate: Annotate) -> None:
     assert Path("masks/classes.txt").read_text() == "motorcycle\n"
 
 
+def test_all_commands_count_the_same_photos(folder: Path, annotate: Annotate) -> None:
+    """Several segments of one photo with one label, in whatever spelling, are one photo."""
+    photos = {
+        "a.png": Labelled([[0, 1, 2, 3], [0, 1, 2, 4]], ["an orange", "oranges", "Orange", "bike", "bike"]),
+        "b.png": Labelled([[0, 0, 0, 0], [1, 1, 1, 1]], ["orange", "sky"]),
+    }
+    write_run(folder / "fruit", photos, image_root=folder / "photos", labeler="zeroguide")
+    expected = {"orange": 2, "bike": 1, "sky": 1}
+
+    code, out, err = annotate("status", "fruit")
+    assert code == 0, err
+    assert {name: int(number) for name, number in re.findall(r"^(\w+) +(\d+) +[\d.]+%$", out, re.MULTILINE)} == expected
+
+    code, out, err = annotate("report", "fruit")
+    assert code == 0, err
+    index = Reader(folder / "fruit" / "report" / "index.html").index["classes"]
+    assert {found["name"]: found["photos"] for found in index.values()} == expected
+
+    code, out, err = annotate("export", "fruit", "--out", "labels.json", "--min-count", "2")
+    assert code == 0, err
+    assert [each["name"] for each in json.loads(Path("labels.json").read_text())["categories"]] == ["orange"]
+    code, out, err = annotate("export", "fruit", "--out", "labels.json", "--min-count", "3")
+    assert "the most common, 'orange', is in 2" in err
+
+
 def test_relabel_then_score_by_pixel(folder: Path, annotate: Annotate) -> None:
     code, out, err = annotate("relabel", "run", "--vocab", "classes.txt", "--by", "tt")
     assert code == 0, err
@@ -80,7 +107,7 @@ def test_relabel_then_score_by_pixel(folder: Path, annotate: Annotate) -> None:
     assert "mIoU" in out
     code, out, err = annotate("relabel", "run", "--vocab", "cat, dog", "--by", "tt")
     assert code == cli.EXIT_USAGE
-    assert "holds a run with another vocabulary; --overwrite starts anew" in err
+    assert "(vocabulary: only the run has 'background', 'motorbike', 'sky', only this command has 'dog')" in err
 
 
 def test_scores_of_free_text(folder: Path, annotate: Annotate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,11 @@ from annotator.ledger import finished_paths, survey
 from annotator.prediction import Segment
 from annotator.run import ImageRecord, RunReader, RunWriter, part_files, write_part
 from annotator.summary import RunSummary, summarise
+from annotator.vocabulary import Vocabulary
 
-LABELS = ("cat", "dog", "a tree, green", "🐈")
+CLASSES = {"cat": "cat", "The cats": "cat", "dog": "dog", "a tree, green": "tree green", "🐈": "🐈"}
+"""Free-text labels, and what they name."""
+LABELS = tuple(CLASSES)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +43,7 @@ def record(name: str, chance: random.Random) -> ImageRecord:
         return ImageRecord(name, "failed", error=chance.choice(["truncated", "the file is empty"]))
     segments = tuple(
         Segment(chance.choice(LABELS), 0, 0.5, chance.randint(1, 2**40), (0, 0, 2, 2), b"04")
-        for _ in range(chance.randint(0, 3))
+        for _ in range(chance.randint(0, 6))
     )
     width, height = chance.choice([(2, 2), (60_000, 50_000)])  # pixels beyond 32 bits
     return ImageRecord(name, "ok", 1, 1.5, width, height, segments=segments)
@@ -73,8 +78,8 @@ def recount(rows: list[ImageRecord]) -> RunSummary:
     photos: Counter[str] = Counter()
     for each in good:
         for segment in each.segments:
-            areas[segment.label] += segment.area
-            photos[segment.label] += 1
+            areas[CLASSES[segment.label]] += segment.area
+        photos.update({CLASSES[segment.label] for segment in each.segments})
     failures = Counter(each.error for each in rows if each.status == "failed")
     pixels = sum(each.width * each.height for each in good)
     return RunSummary(len(good), len(rows) - len(good), pixels, areas, photos, failures)
@@ -105,6 +110,43 @@ def test_ledgers_say_what_the_parts_say(tmp_path: Path) -> None:
     assert_says(tmp_path, rows)
     shutil.rmtree(tmp_path / "ledger")
     assert_says(tmp_path, rows)
+
+
+@pytest.mark.parametrize("parts_of_a_ledger", [1, 100])
+def test_a_photo_counts_once_however_many_of_its_segments_have_the_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts_of_a_ledger: int
+) -> None:
+    """With ledgers and without; of free text spellings count as one class, names of a vocabulary stay as they are."""
+    monkeypatch.setattr(ledger, "LEDGER_PARTS", parts_of_a_ledger)
+    photos = {"a.jpg": ["orange", "orange", "Oranges", "bike"], "b.jpg": ["oranges"], "c.jpg": ["bike", "bike"]}
+    parts = [
+        [
+            ImageRecord(
+                path,
+                "ok",
+                width=2,
+                height=2,
+                segments=tuple(Segment(label, 0, 0.5, 1, (0, 0, 1, 1), b"04") for label in labels),
+            )
+        ]
+        for path, labels in photos.items()
+    ]
+    write(tmp_path / "open", parts)
+    found = summarise(tmp_path / "open")
+    assert found.photos_with == {"orange": 2, "bike": 2}
+    assert found.classes == {"orange": 4, "bike": 3}
+
+    names = Vocabulary.of(["orange", "Oranges", "oranges", "bike"]).to_dict()
+    with RunWriter.open(tmp_path / "closed", replace(manifest(), vocabulary=names)) as writer:
+        for (photo,) in parts:
+            writer.write(photo)
+            writer.flush()
+    found = summarise(tmp_path / "closed")
+    assert found.photos_with == {"orange": 1, "Oranges": 1, "oranges": 1, "bike": 2}
+    assert found.classes == {"orange": 2, "Oranges": 1, "oranges": 1, "bike": 3}
+    assert (len(ledgers(tmp_path / "open")), len(ledgers(tmp_path / "closed"))) == (
+        (3, 3) if parts_of_a_ledger == 1 else (0, 0)
+    )
 
 
 def test_parts_with_a_ledger_are_not_opened(tmp_path: Path) -> None:
@@ -146,10 +188,31 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def other_version(file: Path) -> None:
+def rewritten(file: Path, **changed: object) -> None:
+    """Other content in the ledger's metadata; None takes a field away."""
     table = pq.read_table(file)
-    said = table.schema.metadata[b"ledger"].replace(b'"version": 1', b'"version": 2')
-    pq.write_table(table.replace_schema_metadata({b"ledger": said}), file)
+    said = {**json.loads(table.schema.metadata[b"ledger"]), **changed}
+    content = json.dumps({name: value for name, value in said.items() if value is not None})
+    pq.write_table(table.replace_schema_metadata({b"ledger": content}), file)
+
+
+def counts_of_nothing() -> dict[str, object]:
+    """Of a summary that would be seen in any sum."""
+    return {"ok": 99, "failed": 0, "pixels": 1, "classes": {"x": 1}, "photos_with": {"x": 99}, "failures": {}}
+
+
+def other_version(file: Path) -> None:
+    rewritten(file, version=3, summary=counts_of_nothing())
+
+
+def first_version(file: Path) -> None:
+    """Which counted the segments of a label, and not the photos that have it."""
+    rewritten(file, version=1, rules=None, summary=counts_of_nothing())
+
+
+def other_rules(file: Path) -> None:
+    """Free text was brought together by another version's rules."""
+    rewritten(file, rules="0123456789abcdef", summary=counts_of_nothing())
 
 
 def foreign(file: Path) -> None:
@@ -160,7 +223,10 @@ def doubled(file: Path) -> None:
     shutil.copyfile(file, file.with_name("ledger-000007.parquet"))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty, other_version, foreign, doubled, Path.unlink])
+DAMAGES = [cut, flip, empty, other_version, first_version, other_rules, foreign, doubled, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_ledger_that_cannot_be_trusted_does_not_count(tmp_path: Path, damage: object) -> None:
     rows = records(50)
     write(tmp_path, halves(rows, 7))
@@ -169,6 +235,7 @@ def test_a_ledger_that_cannot_be_trusted_does_not_count(tmp_path: Path, damage: 
     assert_says(tmp_path, rows)
     RunWriter.open(tmp_path, manifest()).close()
     assert_says(tmp_path, rows)
+    assert len(survey(tmp_path).ledgers) == len(ledgers(tmp_path)) == 2  # made anew
 
 
 def test_a_ledger_of_parts_that_changed_does_not_count_and_is_made_anew(tmp_path: Path) -> None:

@@ -164,21 +164,29 @@ def test_what_decides_only_speed_may_change_between_resumes(prepare: Prepare, ph
 
 
 @pytest.mark.parametrize(
-    ("changed", "name"),
+    ("changed", "difference"),
     [
-        ({"vocab": "dark, bright"}, "vocabulary"),
-        ({"settings": {"tints": [1, 0, 0]}}, "settings"),
-        ({"full_decode": True}, "full_decode"),
-        ({"labeler": "shades", "vocab": None}, "labeler, vocabulary"),
+        ({"vocab": "dark, bright"}, "vocabulary: only the run has 'middle'"),
+        (
+            {"settings": {"tints": [1, 0, 0]}},
+            "settings.tints: the run has [0.25, 0.5, 0.25], this command has [1.0, 0.0, 0.0]",
+        ),
+        ({"full_decode": True}, "full_decode: the run has false, this command has true"),
+        (
+            {"labeler": "shades", "vocab": None},
+            "labeler: the run has bands, this command has shades; "
+            "vocabulary: the run has 3 classes, this command has none",
+        ),
     ],
 )
 def test_what_decides_labels_may_not(
-    prepare: Prepare, photos: Path, tmp_path: Path, changed: dict[str, object], name: str
+    prepare: Prepare, photos: Path, tmp_path: Path, changed: dict[str, object], difference: str
 ) -> None:
     pipeline.run(prepare(limit=3))
     before = rows(tmp_path / "run")
-    with pytest.raises(RunError, match=f"holds a run with another {name}; --overwrite starts anew, --out"):
+    with pytest.raises(RunError) as caught:
         pipeline.run(prepare(**changed))
+    assert f"made with other options ({difference}); --overwrite starts anew, --out DIR keeps both" in str(caught.value)
     assert rows(tmp_path / "run") == before
     pipeline.run(prepare(**changed, overwrite=True))
     assert len(rows(tmp_path / "run")) == 20

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from PIL import Image
 
 from annotator import open_run, pipeline
 from annotator.config import RunConfig
+from annotator.engines import ray as engine
 from annotator.errors import ConfigError, RunError
+from annotator.images import ImageRef, ImageSource
 from annotator.run import ImageRecord, Manifest
 from exporters import base as exporters
 
@@ -182,6 +187,59 @@ def test_a_killed_driver_leaves_a_run_that_any_engine_resumes(cluster: str, phot
     assert rows(tmp_path / "ray") == rows(tmp_path / "copy") == rows(undisturbed(tmp_path))
     assert not (tmp_path / "ray" / "todo").exists()
     assert not (tmp_path / "copy" / "todo").exists()
+
+
+def test_photos_are_listed_once_and_while_others_are_labelled(
+    cluster: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source gives 34 photos and no more until one is labelled."""
+    monkeypatch.setattr(engine, "PART_PHOTOS", {"cpu": 2})
+    labelled = threading.Event()
+    listed: list[str] = []
+
+    class Slow:
+        def __init__(self, source: ImageSource) -> None:
+            self.root, self._source = source.root, source
+
+        def __iter__(self) -> Iterator[ImageRef]:
+            for ref in self._source:
+                assert len(listed) < 34 or labelled.wait(60), "no photo is labelled before all are listed"
+                listed.append(ref.path)
+                yield ref
+
+    job = prepare(tmp_path, "ray", labeler="bands", **on(cluster))
+    job.source = Slow(job.source)  # type: ignore[assignment]
+    outcome = pipeline.run(job, lambda record: labelled.set())
+    assert (outcome.state, outcome.labelled) == ("complete", 40)
+    assert listed == sorted(NAMES)
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path, "bands"))
+
+
+def test_an_error_of_the_listing_ends_the_run(cluster: str, photos: Path, tmp_path: Path) -> None:
+    """As where a store no longer answers."""
+
+    def broken(refs: ImageSource) -> Iterator[ImageRef]:
+        yield from islice(refs, 36)
+        raise ConfigError("photos: cannot be read")
+
+    job = prepare(tmp_path, "ray", labeler="bands", **on(cluster))
+    job.source = broken(job.source)  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="photos: cannot be read"):
+        pipeline.run(job)
+    assert Manifest.load(tmp_path / "ray").state == "interrupted"
+    assert pipeline.run(prepare(tmp_path, "ray", labeler="bands")).summary.photos == 40
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path, "bands"))
+
+
+def test_networks_without_memory_for_them_are_one_line(cluster: str, photos: Path, tmp_path: Path) -> None:
+    job = prepare(tmp_path, "ray", **on(cluster))
+    (tmp_path / "diary" / "no-memory").touch()  # from now on, so for the actors; see tests/plugins/deadly
+    with pytest.raises(RunError) as caught:
+        pipeline.run(job)
+    assert str(caught.value) == (
+        f"{socket.gethostname()}: the networks cannot be opened: OutOfMemoryError: CUDA out of memory. Tried to "
+        "allocate 2.00 GiB.; try fewer --actors, or end what else runs on the device"
+    )
 
 
 def test_ctrl_c_closes_the_parts_under_way(photos: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_refusals(origin: RunReader, networks: Networks, tmp_path: Path) -> None
         relabel(origin, PETS, "tt", tmp_path / "new", networks, threshold=2)
     assert not (tmp_path / "new").exists()
     relabel(origin, PETS, "tt", tmp_path / "new", networks)
-    with pytest.raises(RunError, match="holds a run with another by, threshold; --overwrite starts anew"):
+    with pytest.raises(RunError, match=r"\(by: the run has tt, this command has st; threshold: the run has "):
         relabel(origin, PETS, "st", tmp_path / "new", networks)
     again = relabel(origin, PETS, "st", tmp_path / "new", networks, overwrite=True)
     assert again.kept == 4

@@ -6,8 +6,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from annotator.commands.benchmark import benchmark
 from annotator.commands.evaluate import evaluate
 from annotator.commands.report import report
 from annotator.errors import ConfigError, RunError, WeightsError
+from annotator.listing import Listing
 from annotator.run import ImageRecord, open_run
 from evaluation.benchmarks import load_benchmark
 from evaluation.tables import available
@@ -128,12 +128,15 @@ def test_cells_equal_eval_benchmark(streets: Path, capsys: pytest.CaptureFixture
 def test_interrupted_table_goes_on(streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the first row is labelled."""
 
-    @contextmanager
-    def pressing(job: Any, quiet: bool) -> Iterator[Callable[[ImageRecord], None]]:
-        yield lambda record: os.kill(os.getpid(), signal.SIGINT) if record.path == "a.png" else None
+    class Pressing:
+        def begin(self, listing: Listing) -> None: ...
+
+        def __call__(self, record: ImageRecord) -> None:
+            if record.path == "a.png":
+                os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(console, "progress", pressing)
+        patch.setattr(console, "progress", lambda quiet: nullcontext(Pressing()))
         with pytest.raises(typer.Exit) as end:
             call(streets)
     assert end.value.exit_code == 130
@@ -161,7 +164,7 @@ def test_another_table_in_the_same_folder_is_refused(streets: Path) -> None:
     call(streets)
     other = ONE_ROW.replace('"stride": 56', '"stride": 56, "threshold": 0.5')
     (streets / "mine.yaml").write_text(other)
-    with pytest.raises(RunError, match="holds a run with another settings"):
+    with pytest.raises(RunError, match=r"settings\.threshold: the run has 0\.0, this command has 0\.5"):
         call(streets)
     cell = call(streets, overwrite=True)["rows"][0]["cells"]["streets.yaml"]
     assert open_run(streets / "out" / cell["run"]).manifest.config["settings"]["threshold"] == 0.5

@@ -233,7 +233,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(tmp_path: Path, options:
     RunWriter.open(tmp_path, manifest(), **options).close()  # the lock went with the process
 
 
-def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_configuration_is_refused_with_both_values(tmp_path: Path) -> None:
     RunWriter.open(tmp_path, manifest(labeler="a", settings={"sizes": (1, 2)}, vocabulary="x")).close()
     other = manifest(labeler="b", settings={"sizes": (1, 2)}, precision="fp32")
     try:
@@ -242,7 +242,11 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
         message = str(error)
         # one may start anew right here: a refused writer holds no lock
         RunWriter.open(tmp_path, other, overwrite=True).close()
-    assert "another labeler, precision, vocabulary; --overwrite starts anew" in message
+    assert message == (
+        f"{tmp_path}: this run was made with other options (labeler: the run has a, this command has b; "
+        "precision: the run has none, this command has fp32; vocabulary: the run has x, this command has none); "
+        "--overwrite starts anew, --out DIR keeps both"
+    )
     assert RunReader(tmp_path).manifest.config["labeler"] == "b"
 
 

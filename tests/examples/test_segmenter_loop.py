@@ -183,7 +183,7 @@ def test_other_weights_are_another_run(trained: Loop, tmp_path: Path, capsys: py
     weights.write_bytes(trained.untrained.read_bytes())
     answer = label(trained, weights, tmp_path / "run", capsys)
     assert answer.code == 2
-    assert "holds a run with another settings" in answer.err
+    assert f"settings.sha256: the run has {settings['sha256']}, this command has " in answer.err
     answer = label(trained, weights, tmp_path / "new", capsys, "--set", f"sha256={settings['sha256']}")
     assert answer.code == 2
     assert "sha256: expected" in answer.err

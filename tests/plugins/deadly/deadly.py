@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from bands import _ByBrightness
 
 from annotator.models.packs import Networks
 from annotator.prediction import Prediction
+from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
 
 DEADLY = (255, 0, 0)
@@ -23,7 +25,7 @@ DEADLY_ONCE = (255, 255, 0)
 @dataclass(frozen=True)
 class DeadlyParameters:
     """diary: a folder with a file per process that labelled, named by its id, and one per death, `death-ID`.
-    seconds: how long a photo takes."""
+    Where it holds `no-memory`, no memory is left. seconds: how long a photo takes."""
 
     diary: str
     seconds: float = 0.0
@@ -37,6 +39,11 @@ class Deadly(_ByBrightness):
     def __init__(self, networks: Networks, parameters: DeadlyParameters) -> None:
         super().__init__(networks, parameters)  # type: ignore[arg-type]
         self._diary = Path(parameters.diary)
+
+    def prepare(self, vocabulary: Vocabulary | None) -> None:
+        if (self._diary / "no-memory").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+        super().prepare(vocabulary)
 
     def label(self, images: Sequence[Image], sizes: Sequence[Size] | None = None) -> list[Prediction]:
         (self._diary / str(os.getpid())).touch()
