@@ -6,9 +6,9 @@ Nothing is imported here that the command line would have to wait for.
 from __future__ import annotations
 
 DESCRIPTIONS = {
-    "fill_holes": "Unlabelled pixels that a class encloses join it, small regions among them.",
+    "fill_holes": "Unlabelled pixels that a mask encloses join it, and so do small regions; labelled holes stay.",
     "gray": "Write gray PNGs instead of palette PNGs; the values are the same.",
-    "instances": "Each connected region becomes an annotation of its own.",
+    "instances": "Each connected region of a segment becomes an annotation of its own.",
     "max_side": "Draw photos with a longer side smaller, to this many pixels.",
     "min_area": "Connected regions with fewer pixels become unlabelled.",
     "min_count": "Free-text labels: leave out those in fewer photos.",
