@@ -1,7 +1,7 @@
 """Free-text labels as classes: spellings of one thing brought together, and counted.
 
 A labeler that names things itself says "a dog", "Dogs" and "the dog." of three photos. `normalise` makes one class
-of them by rules and no dictionary: lower case, no articles, the head noun in the singular.
+of them by rules and short tables: lower case, no articles, the head noun in the singular.
 """
 
 from __future__ import annotations
@@ -13,49 +13,15 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from annotator import plurals
 from annotator.parts import part_files, read_columns
+from annotator.plurals import singular
 
 ARTICLES = frozenset({"a", "an", "the"})
 AFTER_THE_HEAD = frozenset(
     {"of", "in", "on", "at", "with", "without", "from", "for", "by", "near", "to", "under", "over", "and", "or"}
 )
 """The head noun of a phrase stands before the first of these: "slices of pizza", "dogs on the grass"."""
-
-IRREGULAR = {
-    "brownies": "brownie",
-    "buses": "bus",
-    "calves": "calf",
-    "children": "child",
-    "cookies": "cookie",
-    "feet": "foot",
-    "gases": "gas",
-    "geese": "goose",
-    "halves": "half",
-    "heroes": "hero",
-    "hoodies": "hoodie",
-    "knives": "knife",
-    "leaves": "leaf",
-    "lenses": "lens",
-    "loaves": "loaf",
-    "men": "man",
-    "mice": "mouse",
-    "movies": "movie",
-    "people": "person",
-    "potatoes": "potato",
-    "scarves": "scarf",
-    "shelves": "shelf",
-    "teeth": "tooth",
-    "tomatoes": "tomato",
-    "wolves": "wolf",
-    "women": "woman",
-}
-WHOLE_WORDS = frozenset(
-    {"atlas", "canvas", "chaos", "christmas", "lens", "series", "species", "binoculars", "glasses", "goggles"}
-    | {"headphones", "jeans", "pants", "pliers", "scissors", "shorts", "sunglasses", "tongs", "trousers"}
-)
-"""End in s and are not the plural of something else."""
-SINGULAR_ENDINGS = ("ss", "us", "is")
-PLURAL_ENDINGS = (("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"))
 
 
 @dataclass(frozen=True)
@@ -81,23 +47,9 @@ def normalise(label: str) -> str:
 
 @cache
 def rules() -> str:
-    """Identifies the rules of `normalise`, which all stand in this file: counts that were kept are good for as long
-    as the rules that they were made by."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-
-
-def singular(word: str) -> str:
-    """Of an English noun in lower case, by its ending; a word that is no plural comes back as it is."""
-    if word in IRREGULAR:
-        return IRREGULAR[word]
-    if len(word) <= 3 or word in WHOLE_WORDS or not word.endswith("s") or word.endswith(SINGULAR_ENDINGS):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y" if len(word) > 4 else word[:-1]
-    for ending, replacement in PLURAL_ENDINGS:
-        if word.endswith(ending):
-            return word.removesuffix(ending) + replacement
-    return word[:-1]
+    """Identifies the rules of `normalise`, which are in this file and in `annotator.plurals`: counts that were kept are
+    good for as long as the rules that they were made by."""
+    return hashlib.sha256(Path(__file__).read_bytes() + Path(plurals.__file__).read_bytes()).hexdigest()[:16]
 
 
 def count_labels(directory: Path) -> list[LabelCount]:

@@ -136,14 +136,15 @@ def test_a_photo_counts_once_however_many_of_its_segments_have_the_label(
     assert found.photos_with == {"orange": 2, "bike": 2}
     assert found.classes == {"orange": 4, "bike": 3}
 
-    names = Vocabulary.of(["orange", "Oranges", "oranges", "bike"]).to_dict()
+    names = Vocabulary.of(["orange", "oranges", "bike"]).to_dict()  # which `normalise` would make one of
     with RunWriter.open(tmp_path / "closed", replace(manifest(), vocabulary=names)) as writer:
         for (photo,) in parts:
-            writer.write(photo)
+            lowered = tuple(replace(segment, label=segment.label.lower()) for segment in photo.segments)
+            writer.write(replace(photo, segments=lowered))
             writer.flush()
     found = summarise(tmp_path / "closed")
-    assert found.photos_with == {"orange": 1, "Oranges": 1, "oranges": 1, "bike": 2}
-    assert found.classes == {"orange": 2, "Oranges": 1, "oranges": 1, "bike": 3}
+    assert found.photos_with == {"orange": 1, "oranges": 2, "bike": 2}
+    assert found.classes == {"orange": 2, "oranges": 2, "bike": 3}
     assert (len(ledgers(tmp_path / "open")), len(ledgers(tmp_path / "closed"))) == (
         (3, 3) if parts_of_a_ledger == 1 else (0, 0)
     )
