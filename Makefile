@@ -5,15 +5,22 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 MONGOD := .venv/lib/python3*/site-packages/fiftyone/db/bin/mongod
 
-.PHONY: demo test lint clean setup
+.PHONY: demo test test-fast test-stress lint clean setup
 
 demo: $(READY)
 	$(BIN)/annotate demo --out demo
 
 test: $(READY) $(BROWSER)
-	OMP_NUM_THREADS=1 ANNOTATE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	ANNOTATE_SCREENSHOTS=build/screenshots $(PYTEST)
+
+test-fast: $(READY)
+	$(PYTEST) -m 'not slow'
+
+test-stress: $(READY) $(BROWSER)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/stress.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
@@ -22,6 +20,7 @@ from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
 from annotator.finished import Finished
 from annotator.images import ImageRef, ImageSource, open_source
+from annotator.interrupts import stop_on_signal
 from annotator.listing import Listing
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
 from annotator.run_check import check_run
@@ -172,14 +171,14 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     begun = time.monotonic()
     labelled = 0
     config = job.config
-    writer = RunWriter.open(job.directory, job.manifest, overwrite=config.overwrite, retry_failed=config.retry_failed)
-    with writer, _stop_on_signal() as stop:
+    options = {"overwrite": config.overwrite, "retry_failed": config.retry_failed}
+    with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         todo = writer.finished.left_of(staged_items("find", job.source))
         listing = Listing(todo, config.limit, len(writer.finished), job.crew.batch_size)
         begin(listing)
         failed, last_failure = 0, ""
-        with closing(_written(job, writer, listing, stop.is_set)) as records:
+        with closing(_written(job, writer, listing, stopped)) as records:
             for record in records:
                 report(record)
                 labelled += 1
@@ -191,7 +190,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
                         f"{failed} of {labelled} photos failed, more than --max-failure-rate "
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
-        if not stop.is_set():
+        if not stopped():
             job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()
@@ -284,30 +283,6 @@ def _vocabulary(spec: labelers.LabelerSpec, given: Vocab) -> Vocabulary | None:
     if spec.needs_background:
         vocabulary.require_background(spec.name)
     return vocabulary
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event, the second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def handle(number: int, frame: Any) -> None:
-        stop.set()
-        for each in numbers:
-            signal.signal(each, before[each])
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
 
 
 def _environment() -> dict[str, Any]:

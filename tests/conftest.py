@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_processes import default_signals
+from hypothesis import HealthCheck, settings
 
 from annotator.models.compat import prepare_torchvision
 from annotator.models.devices import keep_freed_memory
@@ -16,6 +18,9 @@ from annotator.models.devices import keep_freed_memory
 keep_freed_memory()  # as `annotate` does
 
 BUCKETS = itertools.count()
+
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +36,13 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("ANNOTATE_MODELS", raising=False)
     return folder
+
+
+@pytest.fixture
+def terminal_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM act on this process as from a terminal, even where they were ignored when it was started."""
+    with default_signals():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from annotator.run import RunReader
 
 Report = Callable[[str, float, str], None]
+
+GLANCE_SECONDS = 0.2
+"""How often it looks whether Ctrl-C was pressed."""
 
 
 def review(
@@ -143,6 +146,7 @@ def _open(
     discard: bool,
 ) -> None:
     from annotator import console
+    from annotator.interrupts import stop_on_signal
     from annotator.review import server
 
     server.refuse_taken(port, remote=remote)
@@ -150,23 +154,15 @@ def _open(
         fiftyone, opened = _decorated(run, compare, ground_truth, discard, report)
     for line in _opened_lines(opened, run):
         console.out.print(line, markup=False)
-    with server.serving(fiftyone, opened.dataset, port, remote=remote) as address:
+    with server.serving(fiftyone, opened.dataset, port, remote=remote) as address, stop_on_signal() as stopped:
         console.out.print(f"the app: {address}   stop it with Ctrl-C", markup=False)
         sys.stdout.flush()
         if remote:
             console.status("anyone who reaches this port can read the files that you can read")
         if browser and not server.show(address):
             console.status("no browser was found to open; use the address above")
-        _wait()
-
-
-def _wait() -> None:
-    """Until Ctrl-C, or until the process is asked to end."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        return
+        while not stopped():
+            time.sleep(GLANCE_SECONDS)
 
 
 def _counted(report: Report, stage: str) -> Callable[[int, int], None]:

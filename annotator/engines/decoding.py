@@ -19,6 +19,7 @@ from typing import IO
 from annotator.engines import decode_worker
 from annotator.errors import ImageError
 from annotator.images import ImageRef, Photo, decode
+from annotator.interrupts import leave_to_the_program
 from annotator.stages import staged
 
 SECONDS_PER_PHOTO = 120.0
@@ -37,15 +38,23 @@ class DecodePool:
         self._ahead = max(ahead, 1)
         self._working_side = working_side
         self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(
+            max(workers, 1),
+            thread_name_prefix="decode",
+            initializer=leave_to_the_program,  # where every process gets SIGTERM, no photo fails for it
+        )
         self._own = threading.local()
         self._started: list[_Worker] = []
+        self._ended = False
+        self._lock = threading.Lock()  # a thread must not start a worker that nobody would end
 
     def __enter__(self) -> DecodePool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._ended = True
         for worker in self._started:
             worker.end()
 
@@ -64,13 +73,20 @@ class DecodePool:
         try:
             if not self._workers:
                 return decode(ref.file, working_side=self._working_side, max_pixels=self._max_pixels)
-            if not hasattr(self._own, "worker"):
-                self._own.worker = _Worker()
-                self._started.append(self._own.worker)
-            worker: _Worker = self._own.worker
-            return worker.decode(ref.file, self._working_side, self._max_pixels)
+            return self._worker().decode(ref.file, self._working_side, self._max_pixels)
         except ImageError as error:
             return error
+
+    def _worker(self) -> _Worker:
+        """This thread's."""
+        if not hasattr(self._own, "worker"):
+            with self._lock:
+                if self._ended:
+                    raise ImageError("decoding was stopped")
+                self._own.worker = _Worker()
+                self._started.append(self._own.worker)
+        worker: _Worker = self._own.worker
+        return worker
 
 
 @staged("waiting for decode")
@@ -84,6 +100,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._ended = False
+        self._lock = threading.Lock()
         self._process = self._start()
 
     @staticmethod
@@ -117,12 +134,14 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        if not self._ended:
-            self._process = self._start()
+        with self._lock:
+            if not self._ended:
+                self._process = self._start()
         return code
 
     def end(self) -> None:
-        self._ended = True
+        with self._lock:
+            self._ended = True
         self._process.kill()
         self._process.wait()
         with suppress(BrokenPipeError):  # half a request was waiting in it

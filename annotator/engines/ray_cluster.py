@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.config import RunConfig
 from annotator.errors import AnnotatorError, ConfigError, RunError
+from annotator.interrupts import ignored_stay_ignored
 
 if TYPE_CHECKING:
     from annotator.models.backbone import Precision
@@ -64,7 +65,8 @@ class Cluster:
         address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
         started = not ray.is_initialized()
         if started:
-            _connect(address)
+            with ignored_stay_ignored():
+                _connect(address)
         try:
             placement = place(_nodes(), config)
             return cls(config, placement, _precision(config.precision, placement), address, started)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers_processes import PATIENCE, default_signals
 from numpy.typing import NDArray
 from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
@@ -30,9 +33,16 @@ def open_browser(profile: Path, *flags: str) -> Iterator[Chrome]:
     for flag in ("--headless=new", "--no-sandbox", f"--user-data-dir={profile}", *flags):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with default_signals():
+        driver = Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for(browser: Chrome, condition: Callable[[Chrome], Any]) -> Any:
+    return WebDriverWait(browser, PATIENCE).until(condition)
 
 
 def screenshot(browser: Chrome, name: str) -> NDArray[np.int64]:

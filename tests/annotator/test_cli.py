@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers_processes import PATIENCE
 from PIL import Image
 
 from annotator import cli
@@ -246,9 +247,9 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     """In a shell, since this process would catch it."""
     code = "from annotator.cli import main; main()"
     command = [sys.executable, "-c", code, "status", "nowhere"]
-    plain = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (plain.returncode, plain.stderr.count("\n")) == (2, 1)
-    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert debug.returncode != 0
     assert debug.stderr.startswith("Traceback")
     assert debug.stderr.splitlines()[-1].startswith("annotator.errors.RunError: nowhere: no run here")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_browser import needs_browser, open_browser, screenshot
+from helpers_browser import needs_browser, open_browser, screenshot, wait_for
 from helpers_gallery import HOSTILE, write_hostile_run, write_plain_run
 from helpers_runs import write_photos
 from PIL import Image, ImageColor
@@ -17,13 +17,13 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from annotator.gallery.markup import visible
 from annotator.gallery.report import make_report
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.stress,
     needs_browser,
 ]
 
@@ -55,7 +55,7 @@ def show(browser: Chrome) -> Iterator[Show]:
         browser.get(page.as_uri() if isinstance(page, Path) else page)
         browser.execute_script("for (const image of document.images) image.loading = 'eager'")
         script = "return [...document.images].every((image) => image.complete)"
-        WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(script))
+        wait_for(browser, lambda driver: driver.execute_script(script))
 
     yield open_page
     assert browser.get_log("browser") == []
@@ -111,7 +111,7 @@ def evaluate(browser: Chrome, script: str) -> Any:
 
 def until(browser: Chrome, script: str, expected: object) -> None:
     """For what a page does after an event of its own."""
-    WebDriverWait(browser, 20).until(lambda driver: evaluate(driver, script) == expected)
+    wait_for(browser, lambda driver: evaluate(driver, script) == expected)
 
 
 def edges(browser: Chrome, selector: str, name: str) -> list[float]:
@@ -252,9 +252,9 @@ def test_it_can_be_used_by_keyboard(browser: Chrome, show: Show, pets: Path) -> 
     focused = "document.activeElement.closest('.card').querySelector('.path').textContent"
     until(browser, focused, "1.png")
     press(browser, Keys.ARROW_RIGHT)
-    WebDriverWait(browser, 20).until(lambda driver: driver.current_url.endswith("page-0002.html"))
+    wait_for(browser, lambda driver: driver.current_url.endswith("page-0002.html"))
     press(browser, Keys.ARROW_LEFT)
-    WebDriverWait(browser, 20).until(lambda driver: driver.current_url.endswith("index.html"))
+    wait_for(browser, lambda driver: driver.current_url.endswith("index.html"))
 
 
 def test_a_class_can_be_looked_for(browser: Chrome, show: Show, hostile: Path) -> None:

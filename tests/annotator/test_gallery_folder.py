@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers_gallery import names_on, write_hostile_run, write_plain_run
+from helpers_processes import PATIENCE
 from helpers_runs import ROOT, environment, python, write_photos
 
 from annotator.commands.report import report
@@ -59,11 +60,12 @@ make_report(open_run(sys.argv[1]), Path(sys.argv[2]), report=stop)
 """
 
 
+@pytest.mark.stress
 def test_a_killed_report_leaves_the_old_one_and_is_cleared_away(tmp_path: Path) -> None:
     run, out = write_plain_run(tmp_path, {"a": [(1, 1)], "b": []}), tmp_path / "report"
     make_report(run, out)
     before = everything(out)
-    killed = subprocess.run(python("-c", KILLED, run.directory, out), env=environment(), check=False, timeout=60)
+    killed = subprocess.run(python("-c", KILLED, run.directory, out), env=environment(), check=False, timeout=PATIENCE)
     assert killed.returncode == -9
     assert {name: content for name, content in everything(out).items() if "files-2" not in name} == before
     assert (out / "files-2").is_dir()

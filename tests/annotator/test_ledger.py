@@ -322,6 +322,7 @@ with RunWriter.open(Path(sys.argv[1]), manifest()) as writer:
 """
 
 
+@pytest.mark.stress
 @pytest.mark.slow
 def test_a_kill_between_part_and_ledger_loses_nothing(tmp_path: Path) -> None:
     """Before each operation on a file, of which the last part, its ledger and the next part have a dozen."""

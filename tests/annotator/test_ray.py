@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_runs import PLUGINS, ROOT, VOCAB, environment, python, rows, write_photos
+from helpers_processes import PATIENCE, default_signals, is_alive, started, wait_until
+from helpers_runs import DEADLY, PLUGINS, VOCAB, environment, python, rows, write_photos
 from PIL import Image
 
 from annotator import open_run, pipeline
@@ -29,10 +29,9 @@ from annotator.images import ImageRef, ImageSource
 from annotator.run import ImageRecord, Manifest
 from exporters import base as exporters
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stress]
 ray = pytest.importorskip("ray")
 
-DEADLY = PLUGINS / "deadly"
 NAMES = [f"{number % 3}/{number:02d}.png" for number in range(40)]
 BAD = NAMES[::10]
 
@@ -49,9 +48,10 @@ def nodes() -> Iterator[Any]:
     """Two nodes with a CPU each."""
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster()
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, include_dashboard=False)
+    with default_signals():
+        nodes = Cluster()
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, include_dashboard=False)
     yield nodes
     nodes.shutdown()
 
@@ -97,10 +97,6 @@ def status(process: int) -> str:
         return ""
 
 
-def is_alive(process: int) -> bool:
-    return "State:\t" in status(process) and "State:\tZ" not in status(process)
-
-
 def undisturbed(folder: Path, labeler: str = "deadly") -> Path:
     """The same run by the local engine; `bands` survives every photo."""
     pipeline.run(prepare(folder, "local", labeler=labeler))
@@ -112,10 +108,12 @@ def on(cluster: str, **given: object) -> dict[str, object]:
 
 
 def test_two_nodes_give_the_bytes_of_the_local_engine(cluster: str, photos: Path, tmp_path: Path) -> None:
-    settings = {"seconds": 0.05}
-    pipeline.run(prepare(tmp_path, "ray", limit=9, settings=settings))  # begun by the local engine
+    pipeline.run(prepare(tmp_path, "ray", limit=9))  # begun by the local engine
     seen: list[ImageRecord] = []
-    outcome = pipeline.run(prepare(tmp_path, "ray", **on(cluster, settings=settings)), seen.append)
+    (tmp_path / "diary" / "together").write_text("3")  # with this process; else the first to start may label all
+    with default_signals(ignored=[signal.SIGTERM]):
+        outcome = pipeline.run(prepare(tmp_path, "ray", **on(cluster)), seen.append)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # Ray has a handler of its own
     assert (outcome.state, outcome.labelled, outcome.summary.ok, outcome.summary.failed) == ("complete", 31, 36, 4)
     assert len(set(processes(tmp_path)) - {os.getpid()}) == 2
     assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
@@ -163,24 +161,18 @@ def test_a_killed_driver_leaves_a_run_that_any_engine_resumes(cluster: str, phot
     (tmp_path / "diary").mkdir()
     command = python("-c", "from annotator.cli import main; main()", "run", "--quiet", "--images", photos)
     command += ["--labeler", "deadly", "--vocab", VOCAB, "--pack", "embedded", "--out", str(tmp_path / "ray")]
-    command += ["--set", f"diary={tmp_path / 'diary'}", "--set", "seconds=0.1", "--workers", "0"]
+    command += ["--set", f"diary={tmp_path / 'diary'}", "--set", "seconds=0.2", "--workers", "0"]
     command += ["--engine", "ray", "--ray-address", cluster, "--actors", "2"]
-    paths = os.pathsep.join(map(str, (ROOT, PLUGINS, DEADLY)))
-    with subprocess.Popen(command, env={**environment(), "PYTHONPATH": paths}) as process:
-        while len(list((tmp_path / "ray").glob("parts/part-*"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.05)
+    with started(command, env=environment()) as process:
+        wait_until(lambda: len(list((tmp_path / "ray").glob("parts/part-*"))) >= 2, process)
         process.kill()
     done = len(open_run(tmp_path / "ray"))
     assert 0 < done < 40
     assert list((tmp_path / "ray" / "todo").iterdir())
-    until = time.monotonic() + 30
-    while any(map(is_alive, processes(tmp_path))) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(map(is_alive, processes(tmp_path)))
+    wait_until(lambda: not any(map(is_alive, processes(tmp_path))))
 
     shutil.copytree(tmp_path / "ray", tmp_path / "copy")
-    settings = {"seconds": 0.1}
+    settings = {"seconds": 0.2}
     by_ray = pipeline.run(prepare(tmp_path, "ray", **on(cluster, settings=settings)))
     local = pipeline.run(prepare(tmp_path, "copy", settings=settings))
     assert by_ray.labelled == local.labelled == 40 - done
@@ -246,14 +238,11 @@ def test_ctrl_c_closes_the_parts_under_way(photos: Path, tmp_path: Path) -> None
     command = python("-c", "from annotator.cli import main; main()", "run", "--images", photos)
     command += ["--labeler", "bands", "--vocab", VOCAB, "--pack", "embedded", "--out", str(tmp_path / "ray")]
     command += ["--set", "seconds=0.2", "--workers", "0", "--batch-size", "1", "--engine", "ray", "--actors", "2"]
-    with subprocess.Popen(
-        command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while not list((tmp_path / "ray").glob("parts/part-*")):
-            assert process.poll() is None
-            time.sleep(0.05)
+    pipe = subprocess.PIPE
+    with started(command, env=environment(), start_new_session=True, stdout=pipe, stderr=pipe, text=True) as process:
+        wait_until(lambda: list((tmp_path / "ray").glob("parts/part-*")), process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, complaints = process.communicate()
+        out, complaints = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, complaints
     assert "stopped; everything labelled so far is safe" in complaints
     assert "raylet" not in out + complaints
@@ -301,8 +290,9 @@ def test_a_lost_node_leaves_the_rest_to_the_others(
             lost.extend(there)
             nodes.remove_node(third, allow_graceful=False)
 
-    given = {**on(cluster, settings={"seconds": 0.4}), "actors": 3}
-    outcome = pipeline.run(prepare(tmp_path, "ray", **given), lose_it)
+    job = prepare(tmp_path, "ray", **{**on(cluster, settings={"seconds": 0.2}), "actors": 3})
+    (tmp_path / "diary" / "together").write_text("3")
+    outcome = pipeline.run(job, lose_it)
     assert lost
     assert "Ray lost a process or a node; going on with Ray actors: 2 with 1 CPU each" in caplog.messages
     assert (outcome.state, outcome.labelled, outcome.summary.photos) == ("complete", 40, 40)

@@ -125,6 +125,8 @@ def test_cells_equal_eval_benchmark(streets: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
 
 
+@pytest.mark.stress
+@pytest.mark.usefixtures("terminal_signals")
 def test_interrupted_table_goes_on(streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the first row is labelled."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_processes import started
 from helpers_runs import VOCAB, environment, python, rows, write_photos
 
 from annotator import open_run
@@ -20,6 +21,7 @@ from annotator.run import Manifest
 from exporters import base as exporters
 
 KILLS = 20
+pytestmark = [pytest.mark.slow, pytest.mark.stress]
 
 
 class Annotate:
@@ -54,7 +56,7 @@ class Annotate:
 def server() -> Iterator[subprocess.Popen[str]]:
     command = python(Path(__file__).with_name("helpers_killable.py"))
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment(), text=True) as process:
+    with started(command, stdin=pipe, stdout=pipe, env=environment(), text=True) as process:
         yield process
 
 
@@ -83,7 +85,6 @@ def exported(run: Path, to: Path) -> dict[str, bytes]:
     return {str(file.relative_to(to)): file.read_bytes() for file in to.rglob("*") if file.is_file()}
 
 
-@pytest.mark.slow
 def test_twenty_kills_at_random_moments_leave_no_trace(server: subprocess.Popen[str], tmp_path: Path) -> None:
     tool = annotate(server, tmp_path / "photos", 210)
     options = ("--set", "seconds=0.02", "--batch-size", "4", "--workers", "1")
@@ -113,7 +114,6 @@ def test_twenty_kills_at_random_moments_leave_no_trace(server: subprocess.Popen[
     assert exports == exported(tmp_path / "undisturbed", tmp_path / "exports of undisturbed")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "option"),
     [
@@ -141,21 +141,3 @@ def test_a_kill_before_any_operation_on_a_file_leaves_no_trace(
         assert rows(out) == rows(tmp_path / "undisturbed")
     print(operation - 1, "operations")
     assert operation > 10
-
-
-def test_ctrl_c_ends_the_command_in_good_order(tmp_path: Path) -> None:
-    names = [f"{number:02d}.jpg" for number in range(40)]
-    write_photos(tmp_path / "photos", names)
-    command = python("-c", "from annotator.cli import main; main()", "run", "--quiet", "--images", tmp_path / "photos")
-    command += ["--labeler", "bands", "--vocab", VOCAB, "--pack", "embedded", "--set", "seconds=0.1"]
-    command += ["--out", str(tmp_path / "run"), "--batch-size", "2"]
-    with subprocess.Popen(command, env=environment(), start_new_session=True) as process:
-        while not (tmp_path / "run" / "run.json").exists():
-            time.sleep(0.02)
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the decoding processes too
-    assert process.returncode == 130
-    done = labelled(tmp_path / "run")
-    assert done == names[: len(done)]
-    assert len(done) < len(names)
-    assert Manifest.load(tmp_path / "run").state == "interrupted"

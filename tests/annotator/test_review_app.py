@@ -36,6 +36,7 @@ from exporters.base import export
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.stress,
     pytest.mark.skipif(importlib.util.find_spec("fiftyone") is None, reason="needs pip install 'annotate[review]'"),
 ]
 

@@ -9,22 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers_browser import needs_browser, open_browser, screenshot
-from helpers_mongo import free_port, mongo_server
+from helpers_browser import needs_browser, open_browser, screenshot, wait_for
+from helpers_mongo import mongo_server
+from helpers_processes import PATIENCE, free_port, started, wait_until
 from helpers_runs import ROOT
 from PIL import Image
 from reference.open_runs import Labelled, write_run
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable, invisibility_of_element_located
-from selenium.webdriver.support.ui import WebDriverWait
 
 from annotator.corrections import corrected, pulls
 from annotator.run import RunReader
@@ -34,6 +33,7 @@ from exporters.classes import voc_color
 FIFTYONE = importlib.util.find_spec("fiftyone")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.stress,
     pytest.mark.skipif(FIFTYONE is None, reason="needs pip install 'annotate[review]'"),
     needs_browser,
 ]
@@ -47,7 +47,6 @@ GRAY = 90
 LEGEND = ["2", "2", "cat", "dog", "label"]
 """The words of it, sorted: the app has no order for classes that are equally frequent."""
 HOSTILE = "b <script>window.hacked=1<∕script> \"'☃\n.png"
-SECONDS = 60
 NOT_OURS = ("fonts.googleapis.com", "GL Driver Message", "was preloaded using link preload")
 """Of FiftyOne's page: fonts that it would fetch, and the speed of drawing without a graphics card."""
 
@@ -82,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunReader:
 def address(run: RunReader, environment: dict[str, str]) -> Iterator[str]:
     """Where the command says that the app is, while it runs."""
     command = [*REVIEW, str(run.directory), "--no-browser", "--port", str(free_port())]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = None
         said = []
@@ -92,7 +91,7 @@ def address(run: RunReader, environment: dict[str, str]) -> Iterator[str]:
         assert found is not None, said
         yield found[1]
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +111,13 @@ def share_of(color: tuple[int, ...], picture: np.ndarray) -> float:
 
 def wait(browser: Chrome, selector: str, count: int = 1) -> list:
     """Elements, once there are so many of them."""
-    WebDriverWait(browser, SECONDS).until(lambda driver: len(driver.find_elements(By.CSS_SELECTOR, selector)) >= count)
+    wait_for(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, selector)) >= count)
     return browser.find_elements(By.CSS_SELECTOR, selector)
 
 
 def click(browser: Chrome, selector: str) -> None:
     wait(browser, selector)
-    WebDriverWait(browser, SECONDS).until(element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
+    wait_for(browser, element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
 
 
 def open_page(browser: Chrome, address: str) -> None:
@@ -126,30 +125,25 @@ def open_page(browser: Chrome, address: str) -> None:
     browser.get(address)
     wait(browser, "[data-cy='looker']", 3)
     dismiss = (By.XPATH, "//*[text()='Dismiss']")
-    WebDriverWait(browser, SECONDS).until(element_to_be_clickable(dismiss)).click()
-    WebDriverWait(browser, SECONDS).until(invisibility_of_element_located(dismiss))
+    wait_for(browser, element_to_be_clickable(dismiss)).click()
+    wait_for(browser, invisibility_of_element_located(dismiss))
 
 
 def test_the_app_shows_masks_and_classes_and_takes_edits(
     browser: Chrome, address: str, run: RunReader, environment: dict[str, str]
 ) -> None:
     open_page(browser, address)
-    shares, deadline = [0.0], time.monotonic() + SECONDS
-    while min(shares) < 0.005 and time.monotonic() < deadline:
-        time.sleep(1)
-        picture = screenshot(browser, "review-grid.png")
-        shares = [share_of(voc_color(index + 1), picture) for index in (1, 2)]
-    assert min(shares) >= 0.005  # both classes are drawn in their colours
+    wait_until(lambda: both_classes_are_drawn(screenshot(browser, "review-grid.png")))
     click(browser, "[data-cy='sidebar-field-arrow-enabled-instances']")
     legend = "[data-cy='categorical-filter-instances.detections.label']"
-    WebDriverWait(browser, SECONDS).until(lambda driver: sorted(wait(driver, legend)[0].text.split()) == LEGEND)
+    wait_for(browser, lambda driver: sorted(wait(driver, legend)[0].text.split()) == LEGEND)
     assert browser.execute_script("return window.hacked") is None
     screenshot(browser, "review-legend.png")
 
     click(browser, "[data-cy='looker']")  # the first photo, and its cat is deleted as a person does it
     click(browser, "[data-cy='annotate']")
     cat = (By.XPATH, "//div[@data-cy='sidebar']//div[text()='cat']")
-    WebDriverWait(browser, SECONDS).until(element_to_be_clickable(cat)).click()
+    wait_for(browser, element_to_be_clickable(cat)).click()
     click(browser, "[data-cy='label-menu-trigger']")
     screenshot(browser, "review-annotate.png")
     click(browser, "[data-cy='label-menu-delete']")
@@ -157,7 +151,7 @@ def test_the_app_shows_masks_and_classes_and_takes_edits(
 
     database = pymongo.MongoClient(environment["FIFTYONE_DATABASE_URI"])["fiftyone"]
     (samples,) = (name for name in database.list_collection_names() if name.startswith("samples."))
-    WebDriverWait(browser, SECONDS).until(lambda driver: labels_of(database[samples], "a.png") == ["dog"])
+    wait_for(browser, lambda driver: labels_of(database[samples], "a.png") == ["dog"])
     complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert [text for text in complaints if not any(known in text for known in NOT_OURS)] == []
 
@@ -171,6 +165,10 @@ def test_the_app_shows_masks_and_classes_and_takes_edits(
     expected = np.where(SCENE == 1, 0, SCENE)
     assert found["a.png"].prediction().class_map().tolist() == expected.tolist()
     assert found[HOSTILE].prediction().class_map().tolist() == SCENE.tolist()
+
+
+def both_classes_are_drawn(picture: np.ndarray) -> bool:
+    return min(share_of(voc_color(index + 1), picture) for index in (1, 2)) >= 0.005
 
 
 def labels_of(samples: Any, path: str) -> list[str]:

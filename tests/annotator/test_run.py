@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers_processes import started
 from helpers_runs import environment, manifest, python
 
 from annotator.errors import RunError
@@ -215,21 +216,17 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"retry_failed": True}])
 def test_a_second_writer_is_refused_and_changes_nothing(tmp_path: Path, options: dict[str, bool]) -> None:
     write(tmp_path, [[record("a.jpg"), record("b.jpg", failed=True)]])
     command = python("-c", HOLD, tmp_path, Path(__file__).parent)
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
-    ) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(RunError, match=rf"pid {holder.pid}\) is writing this run; wait for it or .* --out"):
-                RunWriter.open(tmp_path, manifest(), **options)
-            assert paths(tmp_path) == ["a.jpg", "b.jpg"]
-        finally:
-            holder.kill()
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=rf"pid {holder.pid}\) is writing this run; wait for it or .* --out"):
+            RunWriter.open(tmp_path, manifest(), **options)
+        assert paths(tmp_path) == ["a.jpg", "b.jpg"]
     RunWriter.open(tmp_path, manifest(), **options).close()  # the lock went with the process
 
 

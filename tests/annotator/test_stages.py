@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from annotator.stages import Clock, measuring, stage, staged, staged_items
+
+pytestmark = pytest.mark.stress
 
 NAP = 0.02
 """Seconds; a sleep takes this or longer, so that sums are compared with the wall clock only from one side."""
@@ -37,20 +40,23 @@ def test_a_stage_inside_another_is_taken_out_of_it() -> None:
 def test_stages_never_add_up_to_more_than_the_wall_clock() -> None:
     """Nested at random, also in themselves, in several threads at once."""
     walls: dict[str, float] = {}
+    slept: Counter[str] = Counter()
 
     def work(seed: int) -> None:
-        rng = np.random.default_rng(seed)
+        rng, name = np.random.default_rng(seed), threading.current_thread().name
 
         def nested(depth: int) -> None:
             with stage(f"stage {rng.integers(4)}"):
-                time.sleep(rng.random() * 1e-3)
+                nap = rng.random() * 1e-3
+                time.sleep(nap)
+                slept[name] += nap
                 for _ in range(rng.integers(3) if depth else 0):
                     nested(depth - 1)
 
         begun = time.perf_counter()
         for _ in range(20):
             nested(4)
-        walls[threading.current_thread().name] = time.perf_counter() - begun
+        walls[name] = time.perf_counter() - begun
 
     with measuring(Clock()) as clock:
         threads = [threading.Thread(target=work, args=(seed,), name=f"worker {seed}") for seed in range(4)]
@@ -62,7 +68,7 @@ def test_stages_never_add_up_to_more_than_the_wall_clock() -> None:
     assert {thread for thread, _ in spent} == set(walls)
     for name, wall in walls.items():
         total = sum(seconds for (thread, _), seconds in spent.items() if thread == name)
-        assert 0.5 * wall < total <= wall
+        assert slept[name] <= total <= wall
 
 
 def test_only_what_is_inside_of_measuring_is_booked() -> None:
@@ -136,13 +142,13 @@ def test_a_gpu_is_waited_for_at_both_ends_by_the_thread_that_measures_alone() ->
 
 
 def test_a_stage_that_nobody_measures_costs_next_to_nothing() -> None:
-    """About 0.1 µs on a quiet machine; here the best of several, with room for a busy one."""
+    """About 0.1 µs; here the best of several, with room for a busy machine."""
 
     def microseconds() -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(10_000):
             with stage("unseen"):
                 pass
-        return (time.perf_counter() - begun) / 10_000 * 1e6
+        return (time.process_time() - begun) / 10_000 * 1e6
 
     assert min(microseconds() for _ in range(5)) < 3

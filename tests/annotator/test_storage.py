@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers_processes import wait_until
 from helpers_runs import PLUGINS, VOCAB, environment, manifest, python, rows, write_photos
 from reference.open_runs import Labelled, Table, image_of, write_run
 
@@ -29,6 +31,8 @@ from annotator.storage import is_remote, place
 from annotator.summary import summarise
 from annotator.vocabulary import Vocabulary
 from exporters.base import export
+
+pytestmark = pytest.mark.stress  # a server, its clients, and locks with heartbeats
 
 NAMES = [f"{number % 3}/{number:02d}.png" for number in range(20)]
 TREE = (
@@ -240,23 +244,32 @@ def test_one_writer_at_a_time(s3: Any, bucket: str) -> None:
 
 def test_a_silent_holder_is_succeeded_and_notices(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out = place(f"s3://{bucket}/run")
+    before = set(threading.enumerate())
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
     first = RunWriter.open(out, manifest())
     first.write(ImageRecord("a.jpg", "ok"))
-    seen, deadline = set(), time.monotonic() + 10
-    while len(seen) < 3 and time.monotonic() < deadline:  # its heart beats
-        seen.add(json.loads(storage.read_bytes(out / "run.lock"))["time"])
-    assert len(seen) == 3
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 1.5)
-    time.sleep(0.3)
-    lock = json.loads(storage.read_bytes(out / "run.lock"))
-    monkeypatch.setattr(locks, "FRESH_SECONDS", -1e6)  # as if it had been silent for long
+    (heart,) = (each for each in threading.enumerate() if each.name == "run lock" and each not in before)
+
+    def lock() -> dict[str, Any]:
+        return json.loads(storage.read_bytes(out / "run.lock"))
+
+    beats: set[float] = set()
+    wait_until(lambda: beats.add(lock()["time"]) or len(beats) == 3)
+    write_bytes, missed = storage.write_bytes, []
+
+    def cut_off(file: Path, data: bytes) -> None:
+        if threading.current_thread() is heart:
+            missed.append(file)
+            raise OSError("the network is down")
+        write_bytes(file, data)
+
+    monkeypatch.setattr(storage, "write_bytes", cut_off)
+    wait_until(lambda: missed)
+    silent = {**lock(), "time": time.time() - locks.FRESH_SECONDS}  # as if it had been so for long
+    storage.write_bytes(out / "run.lock", json.dumps(silent).encode())
     with RunWriter.open(out, manifest()) as second:
-        monkeypatch.setattr(locks, "FRESH_SECONDS", 120.0)
-        assert json.loads(storage.read_bytes(out / "run.lock"))["token"] != lock["token"]
-        deadline = time.monotonic() + 10
-        while not first._lock._lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
-            time.sleep(0.02)
+        assert lock()["token"] != silent["token"]
+        wait_until(lambda: not heart.is_alive())
         with pytest.raises(RunError, match="another one has taken the run over"):
             first.close()
         second.write(ImageRecord("b.jpg", "ok"))
@@ -266,10 +279,11 @@ def test_a_silent_holder_is_succeeded_and_notices(s3: Any, bucket: str, monkeypa
 
 
 def test_of_many_who_take_over_one_gets_it(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them have shown up when the first one has waited long enough."""
     out = place(f"s3://{bucket}/run")
     stale = {"holder": "pid 1 on x", "token": "old", "time": time.time() - 1000}
     storage.write_bytes(out / "run.lock", json.dumps(stale).encode())
-    held, refused = [], []
+    held, refused, waiting = [], [], []
 
     def attempt() -> None:
         try:
@@ -277,7 +291,12 @@ def test_of_many_who_take_over_one_gets_it(s3: Any, bucket: str, monkeypatch: py
         except RunError as error:
             refused.append(str(error))
 
-    monkeypatch.setattr(locks, "SETTLE_SECONDS", 1.0)
+    def settle(seconds: float) -> None:
+        waiting.append(seconds)
+        wait_until(lambda: len(waiting) + len(refused) >= 4)
+
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=settle)
+    monkeypatch.setattr(locks, "time", clock)
     threads = [threading.Thread(target=attempt) for _ in range(4)]
     for each in threads:
         each.start()

@@ -126,6 +126,7 @@ def test_a_large_photo_comes_back() -> None:
     assert np.array_equal(merged(found, rings.shape), rings)
 
 
+@pytest.mark.stress
 def test_twenty_labels_of_a_photo_take_well_under_a_tenth_of_a_second(noise) -> None:
     label_map = noise(0, 480, 640, 20)[::-1].repeat(4, 0).repeat(4, 1)[:480, :640]
     strings = [rle_of(label_map == label) for label in range(20)]

@@ -115,7 +115,7 @@ def labelers() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_vocabulary_on_any_photo(
     name: str, data: st.DataObject, labelers: dict[str, Any], monkeypatch: pytest.MonkeyPatch

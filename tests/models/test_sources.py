@@ -8,14 +8,16 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from helpers_processes import PATIENCE
 from huggingface_hub import constants
 
 from annotator.errors import WeightsError
 from annotator.models.sources import MissingWeights, Source, at_hand, hold_to_hash, locate
+
+pytestmark = pytest.mark.stress
 
 ROOT = Path(__file__).parents[2]
 CONTENT = b"the published weights"
@@ -195,35 +197,43 @@ def server(monkeypatch):
 
 
 ASK_THE_HUB = """
+import sys, time
+from huggingface_hub import hf_hub_download
 from annotator.errors import AnnotatorError
 from annotator.models.sources import Source, locate
+begun = time.monotonic()
 try:
     print(locate("clip", [Source(hub="org/tiny", file="model.safetensors"), Source(hub="org/tiny", file="weights.pt")]))
 except AnnotatorError as error:
     print(error)
+print(time.monotonic() - begun, file=sys.stderr)
 """
 
 
-def ask_the_hub(endpoint: str, home: Path) -> str:
-    """In a process of its own, since huggingface_hub reads its settings when it is imported."""
+def ask_the_hub(endpoint: str, home: Path) -> tuple[str, float]:
+    """The answer, and the seconds that it took once all was imported.
+
+    In a process of its own, since huggingface_hub reads its settings when it is imported.
+    """
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", ASK_THE_HUB]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     assert "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1
-    return done.stdout
+    return done.stdout, float(done.stderr.splitlines()[-1])
 
 
 def test_an_unreachable_hub_answers_within_seconds(tmp_path):
-    begun = time.monotonic()
-    answer = ask_the_hub("http://127.0.0.1:9", tmp_path)
-    assert time.monotonic() - begun < 10
+    answer, seconds = ask_the_hub("http://127.0.0.1:9", tmp_path)
+    assert seconds < 10
     assert "model.safetensors of org/tiny is not on this machine and could not be fetched" in answer
     assert "--weights clip=FILE" in answer
 
 
 def test_the_hub_is_asked_for_the_next_alternative_where_it_lacks_the_first(tmp_path, server):
-    answer = ask_the_hub(server, tmp_path)
+    answer, _ = ask_the_hub(server, tmp_path)
     assert str(tmp_path / "hub" / "models--org--tiny" / "snapshots") in answer
     assert hashlib.sha256(CONTENT).hexdigest() in answer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers_processes import PATIENCE, started
 from reference import networks, vit
 from torch import Tensor, nn
 
@@ -101,9 +101,11 @@ assert sorted(found[:, 1].tolist()) == [float(index) for index in range(200)]
 """
 
 
+@pytest.mark.stress
 def test_two_processes_write_at_once() -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, order]) for order in ("up", "down")]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    command = [sys.executable, "-c", WRITER]
+    with started([*command, "up"]) as first, started([*command, "down"]) as second:
+        assert [writer.wait(PATIENCE) for writer in (first, second)] == [0, 0]
 
     def none_left(names: Sequence[str], templates: Sequence[str]) -> Tensor:
         raise AssertionError(f"{names} is not in the cache")

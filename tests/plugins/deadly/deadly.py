@@ -25,7 +25,8 @@ DEADLY_ONCE = (255, 255, 0)
 @dataclass(frozen=True)
 class DeadlyParameters:
     """diary: a folder with a file per process that labelled, named by its id, and one per death, `death-ID`.
-    Where it holds `no-memory`, no memory is left. seconds: how long a photo takes."""
+    Where it holds `no-memory`, no memory is left; where it holds `together`, a number, nothing is labelled before there
+    are as many processes. seconds: how long a photo takes."""
 
     diary: str
     seconds: float = 0.0
@@ -47,6 +48,8 @@ class Deadly(_ByBrightness):
 
     def label(self, images: Sequence[Image], sizes: Sequence[Size] | None = None) -> list[Prediction]:
         (self._diary / str(os.getpid())).touch()
+        while not self._all_are_there():
+            time.sleep(0.02)
         for image in images:
             first = tuple(np.asarray(image)[0, 0].tolist())
             if first == DEADLY:
@@ -56,6 +59,11 @@ class Deadly(_ByBrightness):
                 self._die(signal.SIGSEGV)
         time.sleep(self.parameters.seconds * len(images))
         return [self._label(image) for image in images]
+
+    def _all_are_there(self) -> bool:
+        wanted = self._diary / "together"
+        there = sum(file.name.isdigit() for file in self._diary.iterdir())
+        return not wanted.exists() or there >= int(wanted.read_text())
 
     def _die(self, by: signal.Signals) -> None:
         (self._diary / f"death-{os.getpid()}").touch()
