@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TOGETHER = 0.1
+"""A batch that comes within this share of a batch's usual time was finished together with the one before it, as the
+last one is, which waits for no other."""
+
 
 class Pace:
     """Photos per second, from the times at which their records come.
@@ -24,7 +28,10 @@ class Pace:
         if not self.done:
             self._first = now
         elif self.done % self._at_once == 0:
-            self._seconds, self._timed = now - self._first, self.done
+            seconds = now - self._first
+            usual = self._seconds * self._at_once / self._timed if self._timed else 0.0
+            if seconds - self._seconds >= TOGETHER * usual:
+                self._seconds, self._timed = seconds, self.done
         self.done += 1
 
     @property

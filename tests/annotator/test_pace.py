@@ -31,6 +31,12 @@ def test_a_batch_whose_records_come_one_after_the_other_misleads_nobody() -> Non
     assert rates(times, 4) == [None] * 4 + [pytest.approx(1 / 3)] * 12
 
 
+def test_the_last_batch_comes_with_the_one_before_it() -> None:
+    """Every batch but the last waits until the next one is labelled."""
+    times = [start + 0.01 * number for start in (14, 26, 38, 38.04) for number in range(4)]
+    assert rates(times, 4) == [None] * 4 + [pytest.approx(1 / 3)] * 12
+
+
 def test_a_steady_run() -> None:
     times = [9 + number / 100 for number in range(50)]
     assert rates(times, 1) == [None] + [pytest.approx(100)] * 49
