@@ -36,9 +36,9 @@ app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, context_settings={"allow_extra_args": True})  # to refuse them in plain words
 def run(
-    extra: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")] = None,
+    context: typer.Context,
     images: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +121,7 @@ def run(
     from annotator import console
     from annotator.config import RunConfig
 
-    refuse_arguments(extra or [], images)
+    refuse_arguments(context.args, images)
     given = {name: value for name, value in locals().items() if name in RunConfig.__dataclass_fields__}
     given["compile"] = compile_
     given["weights"], given["settings"] = parse_weights(weights), parse_settings(set_)

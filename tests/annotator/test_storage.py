@@ -127,7 +127,7 @@ def test_failures_are_tried_again_and_runs_started_anew(
     s3.put_object(Bucket=bucket, Key="photos/empty.jpg", Body=(photos / NAMES[0]).read_bytes())
     outcome = pipeline.run(prepare(url, out, retry_failed=True))
     assert (outcome.labelled, outcome.summary.ok, outcome.summary.failed) == (2, 21, 1)
-    with pytest.raises(RunError, match="another vocabulary; --overwrite starts anew"):
+    with pytest.raises(RunError, match=r"\(vocabulary: only the run has 'middle'\); --overwrite starts anew"):
         pipeline.run(prepare(url, out, vocab="dark, bright"))
     assert pipeline.run(prepare(url, out, vocab="dark, bright", overwrite=True)).labelled == 22
     assert len(open_run(out)) == 22
