@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from annotator.models.backbone import Backbone, to_whole_patches
 from annotator.models.compat import prepare_torchvision
+from annotator.models.fp32 import exact_fp32
 from annotator.models.text_cache import TextCache
 from annotator.models.weights import load_strict
 
@@ -121,15 +122,16 @@ class DenseClip(Backbone):
     def text_embeddings(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """One embedding per name: mean over templates of normalised text embeddings, normalised. N x d.
 
-        Kept on disk per (weights, templates, name), so that a second run embeds nothing.
+        In float32 whatever the precision. Kept on disk, so that a second run embeds nothing.
         """
-        return self._text_cache.get(names, templates, self._embed_names).to(self.device)
+        return self._text_cache.get(names, templates, self._embed_names, self.device).to(self.device)
 
     def _embed_names(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         rows = []
-        for name in names:
-            prompts = self.text([template.replace("{}", name) for template in templates]).float()
-            rows.append(F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1))
+        with exact_fp32(), torch.autocast(self.device.type, enabled=False):
+            for name in names:
+                prompts = self.text([template.replace("{}", name) for template in templates]).float()
+                rows.append(F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1))
         return torch.stack(rows).cpu()
 
 

@@ -140,11 +140,15 @@ class Networks:
     def phrases(self) -> PhraseBank:
         return self._get("phrases")
 
-    def inference(self) -> AbstractContextManager[None]:
-        """To run them in: no gradients."""
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """To run them in: no gradients, and no float32 number rounded (see `annotator.models.fp32`)."""
         import torch
 
-        return torch.inference_mode()
+        from annotator.models.fp32 import exact_fp32
+
+        with exact_fp32(), torch.inference_mode():
+            yield
 
     def halve_batches(self) -> bool:
         """Lets the networks see half as many windows, crops and segments at a time; False where it is one already.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from annotator.errors import WeightsError
+from annotator.models.fp32 import exact_fp32
 
 if TYPE_CHECKING:
     from annotator.models.clip import DenseClip
@@ -72,13 +73,13 @@ class Retrieval:
     """The nearest phrase of a bank."""
 
     def __init__(self, bank: PhraseBank, clip: DenseClip) -> None:
-        with torch.inference_mode():
+        with exact_fp32(), torch.inference_mode():
             bank.check(clip)
         self._bank = bank
 
     def caption(self, segments: Tensor) -> list[str]:
         """S x d normalised embeddings -> S captions."""
-        with torch.inference_mode():
+        with exact_fp32(), torch.inference_mode():
             return [self._bank.phrases[row] for row in self._bank.nearest(segments)[0].tolist()]
 
 

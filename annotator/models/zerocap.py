@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from annotator.errors import ConfigError, WeightsError
 from annotator.models.candidate_texts import CandidateTexts, TokenRules, Tokens, decode
+from annotator.models.fp32 import exact_fp32
 
 if TYPE_CHECKING:
     from annotator.models.clip import DenseClip
@@ -114,7 +115,7 @@ class ZeroCap:
         self.step_size = float(own_step if self.options.step_size is None else self.options.step_size)
         self._device: torch.device = next(self._model.parameters()).device
         self._prefix = self._encode_prefix()
-        with torch.inference_mode(False), torch.no_grad():
+        with exact_fp32(), torch.inference_mode(False), torch.no_grad():
             self._prefix_past: Past = []
             if len(self._prefix) > 1:
                 self._prefix_past = self._forward(torch.tensor([self._prefix[:-1]], device=self._device), [])[1]
@@ -130,7 +131,7 @@ class ZeroCap:
 
     def complete(self, segments: Tensor) -> list[tuple[Tokens, str]]:
         """S x d normalised embeddings -> per segment the tokens that follow the prefix, and the caption they make."""
-        with torch.inference_mode(False), torch.no_grad():
+        with exact_fp32(), torch.inference_mode(False), torch.no_grad():
             goals = segments.detach().to(self._device, self._prefix_past[0][0].dtype, copy=True)
             return self._say(goals, self.options.first_token) if len(goals) else []
 

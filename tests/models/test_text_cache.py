@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from annotator.models.classifier import NameClassifier
 from annotator.models.clip import DenseClip
-from annotator.models.text_cache import TextCache
+from annotator.models.text_cache import TextCache, computed_by
 from annotator.vocabulary import Vocabulary
 
 TEMPLATES = ("a {}", "the {}")
@@ -64,6 +65,60 @@ def test_other_weights_templates_or_names_are_made_anew() -> None:
     assert again.asked == ["the cat", "a cat", "a cat", "a cats", "the cats"]
 
 
+class OnDevice(Counting):
+    """Text weights that lie on another kind of device, which answers in other digits."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(scale=1.0 if kind == "cpu" else 1.001)
+        self.kind = kind
+
+
+def on(kind: str, text: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """The embeddings of a run there; what it gets is left on the CPU, as there is no such device here."""
+    with monkeypatch.context() as patch:
+        patch.setattr(DenseClip, "device", torch.device(kind))
+        patch.setattr(Tensor, "to", lambda self, *_, **__: self)
+        return clip(text, "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+
+
+def test_a_run_gets_the_same_bytes_whatever_other_devices_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First each device with a cache of its own, then one after the other, then again."""
+    alone = {}
+    for kind in ("cpu", "mps"):
+        monkeypatch.setenv("ANNOTATE_CACHE", f"{os.environ['ANNOTATE_CACHE']}-{kind}")
+        alone[kind] = on(kind, OnDevice(kind), monkeypatch)
+    assert not torch.equal(alone["cpu"], alone["mps"])
+    for kind in ("cpu", "mps"):
+        torch.testing.assert_close(on(kind, OnDevice(kind), monkeypatch), alone[kind], rtol=0, atol=0)
+    for kind in ("cpu", "mps"):
+        text = OnDevice(kind)
+        torch.testing.assert_close(on(kind, text, monkeypatch), alone[kind], rtol=0, atol=0)
+        assert not text.asked
+
+
+def test_another_torch_or_another_processor_makes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> list[str]:
+        text = Counting()
+        clip(text, "abc").text_embeddings(["cat"], TEMPLATES)
+        return text.asked
+
+    assert asked()
+    assert not asked()
+    monkeypatch.setattr(torch, "__version__", "2.99")
+    assert asked()
+    assert not asked()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX1024")
+    assert asked()
+    assert not asked()
+
+
+def test_gpus_of_two_models_make_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {0: "H100", 1: "A100"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[device.index])
+    names = [computed_by(torch.device("cuda", index)) for index in (0, 1)]
+    assert names == [f"torch {torch.__version__} cuda {model}" for model in ("H100", "A100")]
+
+
 def test_networks_made_in_memory_leave_nothing_on_disk(own_caches: Path) -> None:
     text = Counting()
     nameless = clip(text, "")
@@ -92,7 +147,7 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
 WRITER = """
 import sys
 import torch
-from annotator.models.text_cache import TextCache
+from annotator.models.text_cache import TextCache, computed_by
 def embed(names, templates):
     return torch.tensor([[float(len(name)), float(name[1:])] for name in names])
 names = [f"n{index}" for index in range(200)]
