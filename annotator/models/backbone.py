@@ -1,15 +1,20 @@
-"""What all large networks here share: their forward pass may run in reduced precision, nothing after it does."""
+"""What all large networks here share: their forward pass may run in reduced precision, nothing after it does; and its
+blocks may be compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal
+from types import FunctionType, MethodType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Precision = Literal["fp32", "bf16"]
+EXAMPLE_IMAGES, EXAMPLE_TOKENS = 3, 197
+"""What a graph is traced from. No two sizes of the example may be equal, or torch takes them for one and the same."""
 
 
 class Backbone(nn.Module):
@@ -20,13 +25,13 @@ class Backbone(nn.Module):
     """
 
     precision: Precision = "fp32"
-    forward_passes: tuple[str, ...] = ()
-    """Names of the methods that take the time."""
+    block_passes: tuple[str, ...] = ()
+    """Names of the methods that take tokens, B x T x D, through the transformer's blocks: there the time goes."""
 
-    def compile_forward_passes(self) -> None:
-        """`torch.compile` for each of them, done at their first call and again for every new shape."""
-        for name in self.forward_passes:
-            setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
+    def compile_blocks(self) -> None:
+        """`torch.compile` for each of them. Patches, positions and results are worked out as ever."""
+        for number, name in enumerate(self.block_passes):
+            setattr(self, name, CompiledBlocks(getattr(self, name), f"{name}_{id(self)}_{number}"))
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -36,3 +41,43 @@ def to_whole_patches(images: Tensor, patch: int) -> Tensor:
     """B x C x H x W with zeros to the right and below, until both sides are whole patches."""
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % patch, 0, -height % patch))
+
+
+class CompiledBlocks:
+    """A method from tokens to tensors, compiled once for any number of tokens and images, and once more for a single
+    image, which torch treats apart: photos of all shapes share these two graphs.
+
+    Both are traced from an example, not from whichever photo comes first, for a graph may depend on what it was traced
+    from, and a mask must not depend on the photos before it. Where torch cannot go on compiling it is an error
+    (`fullgraph`), not a silent return to uncompiled code.
+
+    name: torch limits the graphs per code object, which the same method of another network would share; so each gets
+          its own, of this name.
+    """
+
+    def __init__(self, method: Callable[[Tensor], Any], name: str) -> None:
+        self._graphs = torch.compile(_with_own_code(method, name), fullgraph=True)
+        self._traced: set[bool] = set()
+
+    def __call__(self, tokens: Tensor) -> Any:
+        several = len(tokens) > 1
+        if several not in self._traced:
+            example = tokens.new_zeros(EXAMPLE_IMAGES if several else 1, EXAMPLE_TOKENS, tokens.shape[2])
+            self._graphs(_of_any_number(example))
+            self._traced.add(several)
+        return self._graphs(_of_any_number(tokens))
+
+
+def _of_any_number(tokens: Tensor) -> Tensor:
+    """The same, said to torch to be any number of tokens, and of images where they are several."""
+    torch._dynamo.mark_dynamic(tokens, 1)
+    if len(tokens) > 1:
+        torch._dynamo.mark_dynamic(tokens, 0)
+    return tokens
+
+
+def _with_own_code(method: Any, name: str) -> Callable[[Tensor], Any]:
+    function = method.__func__
+    code = function.__code__.replace(co_name=name)
+    own = FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
+    return MethodType(own, method.__self__)

@@ -47,7 +47,7 @@ class DenseClip(Backbone):
     visual: Any
     mean: Tensor
     std: Tensor
-    forward_passes = ("dense", "embed")
+    block_passes = ("_dense_blocks", "_embed_blocks")
 
     def __init__(
         self,
@@ -78,36 +78,13 @@ class DenseClip(Backbone):
         """B x 3 x H x W RGB in [0, 1] -> per-patch features, in one forward pass without the last attention."""
         with self.autocast(images.device):
             x, grid = self.tokens(self.normalise(images))
-            blocks = self.visual.transformer.resblocks
-            tap = len(blocks) - 3
-            intermediate = x
-            for index, block in enumerate(blocks[:-1]):
-                x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
-                after_attention = block.ln_2(x)
-                if index == tap:
-                    intermediate = after_attention
-                x = x + block.ls_2(block.mlp(after_attention))
-            last = blocks[-1]
-            attended = last.ln_1(x)
-            _, key_weight, value_weight = last.attn.in_proj_weight.chunk(3)
-            _, key_bias, value_bias = last.attn.in_proj_bias.chunk(3)
-            keys = F.linear(attended, key_weight, key_bias)
-            x = x + last.ls_1(last.attn.out_proj(F.linear(attended, value_weight, value_bias)))
-            x = x + last.ls_2(last.mlp(last.ln_2(x)))
-            maskclip = self.visual.ln_post(x) @ self.visual.proj
-            return DenseFeatures(*(_to_map(tokens, grid) for tokens in (maskclip, intermediate, keys)))
+            return DenseFeatures(*(_to_map(tokens, grid) for tokens in self._dense_blocks(x)))
 
     def embed(self, images: Tensor) -> Tensor:
         """B x 3 x H x W RGB in [0, 1] -> B x d global embeddings (class token), not normalised."""
         with self.autocast(images.device):
             x, _ = self.tokens(self.normalise(images))
-            blocks = self.visual.transformer.resblocks
-            for block in blocks:
-                asking = 1 if block is blocks[-1] else None  # nothing reads the last layer's patches
-                x = x[:, :asking] + block.ls_1(attend(block.attn, block.ln_1(x), asking))
-                x = x + block.ls_2(block.mlp(block.ln_2(x)))
-            embedding: Tensor = self.visual.ln_post(x[:, 0]) @ self.visual.proj
-        return embedding.float()
+            return self._embed_blocks(x).float()
 
     def tokens(self, normalised: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """-> B x (1 + P) x D tokens that enter the first block, and their (h, w)."""
@@ -118,6 +95,36 @@ class DenseClip(Backbone):
         positions = resize_positions(self.visual.positional_embedding, (height, width))
         x = torch.cat([class_token, x], dim=1) + positions.to(x.dtype)
         return self.visual.ln_pre(x), (height, width)
+
+    def _dense_blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B x (1 + P) x D tokens -> those of `DenseFeatures`: maskclip, intermediate, keys."""
+        blocks = self.visual.transformer.resblocks
+        tap = len(blocks) - 3
+        intermediate = x
+        for index, block in enumerate(blocks[:-1]):
+            x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
+            after_attention = block.ln_2(x)
+            if index == tap:
+                intermediate = after_attention
+            x = x + block.ls_2(block.mlp(after_attention))
+        last = blocks[-1]
+        attended = last.ln_1(x)
+        _, key_weight, value_weight = last.attn.in_proj_weight.chunk(3)
+        _, key_bias, value_bias = last.attn.in_proj_bias.chunk(3)
+        keys = F.linear(attended, key_weight, key_bias)
+        x = x + last.ls_1(last.attn.out_proj(F.linear(attended, value_weight, value_bias)))
+        x = x + last.ls_2(last.mlp(last.ln_2(x)))
+        return self.visual.ln_post(x) @ self.visual.proj, intermediate, keys
+
+    def _embed_blocks(self, x: Tensor) -> Tensor:
+        """B x (1 + P) x D tokens -> B x d."""
+        blocks = self.visual.transformer.resblocks
+        for block in blocks:
+            asking = 1 if block is blocks[-1] else None  # nothing reads the last layer's patches
+            x = x[:, :asking] + block.ls_1(attend(block.attn, block.ln_1(x), asking))
+            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        embedding: Tensor = self.visual.ln_post(x[:, 0]) @ self.visual.proj
+        return embedding
 
     def text_embeddings(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """One embedding per name: mean over templates of normalised text embeddings, normalised. N x d.

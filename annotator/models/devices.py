@@ -53,6 +53,8 @@ def resolve_devices(names: str) -> list[str]:
 
 def resolve_precision(name: str, device: str) -> Precision:
     """`auto` -> bf16 on GPUs that have it, fp32 elsewhere; bf16 itself only where the hardware has it."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"--precision {name}: expected auto, fp32 or bf16")
     if name == "bf16" and not has_bf16(device):
         raise ConfigError(f"--precision bf16: {device} computes it by emulation, slower than fp32; leave it at auto")
     if name == "auto":

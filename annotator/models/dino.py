@@ -49,7 +49,7 @@ class Dino(Backbone):
     vit: Any
     mean: Tensor
     std: Tensor
-    forward_passes = ("last_attention",)
+    block_passes = ("_blocks",)
 
     def __init__(
         self,
@@ -74,14 +74,20 @@ class Dino(Backbone):
             grid = (patches.shape[-2], patches.shape[-1])
             x = torch.cat([self.vit.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
             x = self.vit.norm_pre(x + resize_positions(self.vit.pos_embed[0], grid, self.position_offset))
-            for block in self.vit.blocks[:-1]:
-                x = block(x)
-            attention = self.vit.blocks[-1].attn
-            qkv = attention.qkv(self.vit.blocks[-1].norm1(x))  # B x (1 + P) x 3D
-        q, k, v = qkv.reshape(*qkv.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).float()
+            qkv = self._blocks(x)
+        heads = self.vit.blocks[-1].attn.num_heads
+        q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4).float()
         class_logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # B x heads x 1 x (1 + P)
         class_attention = class_logits.softmax(dim=-1)[:, :, 0, 1:]
         return LastAttention(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], class_attention, grid)
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """B x (1 + P) x D tokens -> B x (1 + P) x 3D, what the last attention layer makes of them."""
+        for block in self.vit.blocks[:-1]:
+            x = block(x)
+        last = self.vit.blocks[-1]
+        qkv: Tensor = last.attn.qkv(last.norm1(x))
+        return qkv
 
 
 def load_timm_dino(architecture: str, state: dict[str, Tensor]) -> Dino:

@@ -177,7 +177,7 @@ class Networks:
                 if isinstance(module, Backbone):
                     module.precision = self.precision
                     if self.compiled:
-                        module.compile_forward_passes()
+                        module.compile_blocks()
             self._loaded[role] = network.to(self.device)
             self._used.update(used)
         return self._loaded[role]

@@ -148,14 +148,14 @@ def _keys(dino: Dino, images: Tensor) -> Tensor:
 
 
 def _with_stride(dino: Dino, stride: int) -> Dino:
-    """The same network, weights shared, whose patches are `stride` apart; positions are resized to their grid."""
+    """The same network, weights and compiled blocks shared, whose patches are `stride` apart; positions are resized to
+    their grid."""
     vit = _shallow(dino.vit)
     vit.patch_embed = _shallow(vit.patch_embed)
     vit.patch_embed.proj = _shallow(vit.patch_embed.proj)
     vit.patch_embed.proj.stride = (stride, stride)
-    mean, std = dino.mean.flatten().tolist(), dino.std.flatten().tolist()
-    strided = Dino(vit, mean, std, dino.position_offset).to(dino.mean.device)
-    strided.precision = dino.precision
+    strided: Dino = _shallow(dino)
+    strided.vit = vit
     return strided
 
 
