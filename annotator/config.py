@@ -18,6 +18,8 @@ from annotator.errors import ConfigError
 from annotator.spelling import Spell, current_spelling, in_python, option, spelled
 
 Parameters = TypeVar("Parameters")
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+"""What `--precision` takes."""
 MAX_PIXELS = 178_956_970
 """Photos with more pixels are refused unless asked for: Pillow's own limit for decompression bombs, doubled."""
 
@@ -46,7 +48,7 @@ class RunConfig:
     weights: dict[str, str] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     out: str | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PrecisionChoice = "auto"
     compile: bool = False
     full_decode: bool = False
 

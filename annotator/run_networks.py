@@ -15,6 +15,7 @@ from labelers import base as labelers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from annotator.config import PrecisionChoice
     from annotator.models.packs import Networks
     from evaluation.tgq import Caption, Embed
 
@@ -23,7 +24,11 @@ CAPTIONING = "zeroguide"
 
 
 def networks_of(
-    run: RunReader, pack: str | None = None, device: str = "auto", weights: Mapping[str, str] | None = None
+    run: RunReader,
+    pack: str | None = None,
+    device: str = "auto",
+    weights: Mapping[str, str] | None = None,
+    precision: PrecisionChoice = "auto",
 ) -> Networks:
     """As the run's labeler gets them, from its own pack or the one given; nothing is read yet.
 
@@ -33,7 +38,7 @@ def networks_of(
 
     labeler = CAPTIONING if run.vocabulary is not None else run.manifest.labeler
     chosen = pack or run.manifest.pack.get("name") or "auto"
-    return open_networks(chosen, labelers.find(labeler).spec, device, weights=weights)
+    return open_networks(chosen, labelers.find(labeler).spec, device, precision, weights)
 
 
 def describer(run: RunReader, networks: Networks, settings: Mapping[str, Any]) -> tuple[Embed, Caption]:

@@ -152,12 +152,14 @@ class BenchmarkResult:
 
     evaluation: mIoU and the rest over the benchmark's classes.
     photos:     of the benchmark below the root; `benchmark.photos` when it is complete there.
+    precision:  in which the networks ran.
     """
 
     benchmark: Benchmark
     evaluation: Evaluation
     photos: int
     pack: str
+    precision: str
     settings: dict[str, Any]
 
     @property
@@ -184,8 +186,9 @@ def score(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | 
     if subset is not None:
         evaluation = replace(evaluation, without_truth=0)  # the others have truth, but are not asked for
     pack = str((run.manifest.pack or {}).get("name", ""))
+    precision = str(run.manifest.config.get("precision", ""))
     settings = dict(run.manifest.config.get("settings", {}))
-    return BenchmarkResult(benchmark, evaluation, len(dataset.keys), pack, settings)
+    return BenchmarkResult(benchmark, evaluation, len(dataset.keys), pack, precision, settings)
 
 
 def benchmark_truth(benchmark: Benchmark, dataset: Dataset, run: RunReader, subset: int | None = None) -> Truth:
@@ -261,7 +264,8 @@ def result_rows(results: Sequence[BenchmarkResult]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for result in results:
         difference = "" if result.difference is None else f"{100 * result.difference:+.1f}"
-        name = f"{result.evaluation.labeler} ({result.pack})" if result.pack else result.evaluation.labeler
+        made_with = ", ".join(filter(None, (result.pack, result.precision)))
+        name = result.evaluation.labeler + (f" ({made_with})" if made_with else "")
         photos = f"{result.evaluation.images:,}"
         rows.append((name, percent(result.evaluation.scores.miou), percent(result.paper), difference, photos))
     measured = {result.evaluation.labeler for result in results}
@@ -275,6 +279,7 @@ def as_dict(result: BenchmarkResult) -> dict[str, Any]:
         "benchmark": result.benchmark.name,
         "labeler": result.evaluation.labeler,
         "pack": result.pack,
+        "precision": result.precision,
         "miou": share_or_none(result.evaluation.scores.miou),
         "paper_miou": result.paper,
         "difference": result.difference,

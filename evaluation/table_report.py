@@ -34,6 +34,7 @@ class Cell:
 
     scores:  metric -> share, NaN where there is none.
     run:     its folder, relative to the table's.
+    precision: in which the networks ran.
     weights: slot -> SHA-256 of the file.
     pictures: of the run's report, relative to the table's folder.
     """
@@ -43,6 +44,7 @@ class Cell:
     failed: int
     run: str
     pack: str
+    precision: str
     weights: Mapping[str, str]
     pictures: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ def _origin(run: RunReader, folder: Path) -> dict[str, Any]:
     return {
         "run": where.as_posix(),
         "pack": str(run.manifest.pack.get("name", "")),
+        "precision": str(run.manifest.config.get("precision", "")),
         "weights": {slot: file["sha256"] for slot, file in run.manifest.pack.get("roles", {}).items()},
         "pictures": tuple(
             (where / "eval" / file.name).as_posix() for file in sorted((run.directory / "eval").glob("*.png"))
@@ -203,6 +206,7 @@ def _cell_as_dict(table: Table, row: Row, column: Column) -> dict[str, Any]:
         "images_failed": cell.failed if cell else 0,
         "run": cell.run if cell else None,
         "pack": cell.pack if cell else None,
+        "precision": cell.precision if cell else None,
         "weights": dict(cell.weights) if cell else None,
     }
 
@@ -254,7 +258,7 @@ def _markdown(table: Table, pictures: list[str]) -> str:
         *([""] if table.missing else []),
         "## Rows",
         "",
-        *table_lines(("row", "labeler", "settings", "pack"), _row_rows(table)),
+        *table_lines(("row", "labeler", "settings", "pack", "precision"), _row_rows(table)),
         "",
         "## Weights",
         "",
@@ -316,8 +320,9 @@ def _row_rows(table: Table) -> Iterator[list[str]]:
     for row in table.preset.rows:
         cells = [cell for (name, _), cell in table.cells.items() if name == row.name]
         settings = ", ".join(f"{name}={_as_text(value)}" for name, value in row.settings.items())
-        packs = dict.fromkeys(cell.pack for cell in cells)
-        yield [row.name, row.labeler, settings or "as they come", ", ".join(packs) or ABSENT]
+        made_with = ([cell.pack for cell in cells], [cell.precision for cell in cells])
+        packs, precisions = (", ".join(dict.fromkeys(names)) or ABSENT for names in made_with)
+        yield [row.name, row.labeler, settings or "as they come", packs, precisions]
 
 
 def _as_text(value: Any) -> str:

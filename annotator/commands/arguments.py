@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from annotator.config import PrecisionChoice
 from annotator.errors import ConfigError
+
+PAPERS_PRECISION: PrecisionChoice = "fp32"
+"""What the papers' figures were measured in; with bf16 a few percent of the labels are others."""
 
 
 def parse_run(text: str) -> Path:
@@ -53,6 +57,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="A labeler's setting, such as delta=0.9; repeatable."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="auto, fp32, bf16 (where the hardware has it).")]
 
 
 def results_in(run: Path, out: Path | None, default: str) -> Path:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from annotator.commands.arguments import PAPERS_PRECISION
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from annotator.config import RunConfig
+    from annotator.config import PrecisionChoice, RunConfig
     from annotator.pipeline import Job
     from evaluation.benchmarks import Benchmark, BenchmarkResult
     from evaluation.layouts import Dataset
@@ -48,6 +50,7 @@ def benchmark(
     weights: dict[str, str] | None = None,
     settings: dict[str, Any] | None = None,
     device: str = "auto",
+    precision: PrecisionChoice = PAPERS_PRECISION,
     subset: int | None = None,
     out: Path | None = None,
     overwrite: bool = False,
@@ -57,6 +60,7 @@ def benchmark(
 
     name, data: a benchmark of `evaluation.benchmarks.available` or a .yaml file, and the folder that holds its files.
     settings:   the labeler's; they win over the benchmark's.
+    precision:  the papers' figures are of fp32; bf16 moves some labels.
     subset:     this many photos, evenly spread.
     out:        folder of the run, and of its report in OUT/eval; the same command resumes it.
     """
@@ -75,6 +79,7 @@ def benchmark(
         weights=weights or {},
         out=out or Path(f"runs/{chosen.name}-{labeler}"),
         device=device,
+        precision=precision,
         overwrite=overwrite,
     )
     with console.loading():
@@ -103,6 +108,7 @@ def config_of(
     weights: dict[str, str],
     out: Path,
     device: str,
+    precision: PrecisionChoice,
     overwrite: bool,
 ) -> RunConfig:
     """Of a run on the benchmark's photos, read in full as the papers' code does; `settings` win over its own."""
@@ -117,6 +123,7 @@ def config_of(
         out=str(out),
         full_decode=True,
         device=device,
+        precision=precision,
         overwrite=overwrite,
     )
 

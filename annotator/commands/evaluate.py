@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from annotator.commands.arguments import (
+    PAPERS_PRECISION,
     DeviceOption,
     ImagesOption,
     PackOption,
+    PrecisionOption,
     SetOption,
     WeightsOption,
     parse_run,
@@ -18,6 +20,9 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+
+if TYPE_CHECKING:
+    from annotator.config import PrecisionChoice
 
 BENCHMARKS = "Benchmarks"
 
@@ -54,6 +59,7 @@ def evaluate(
     pack: PackOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = PAPERS_PRECISION,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +104,7 @@ def evaluate(
             weights=parse_weights(weights),
             settings=parse_settings(set_),
             device=device,
+            precision=precision,
             subset=subset,
             out=out,
             overwrite=overwrite,
@@ -105,7 +112,7 @@ def evaluate(
         return
     if run is None or truth is None:
         raise ConfigError("expected RUN and --truth, or --benchmark and --data")
-    _score_run(run, images, truth, metrics, truth_classes, out, human, set_, pack, weights, device)
+    _score_run(run, images, truth, metrics, truth_classes, out, human, set_, pack, weights, device, precision)
 
 
 def _score_run(
@@ -120,6 +127,7 @@ def _score_run(
     pack: str | None,
     weights: list[str] | None,
     device: str,
+    precision: PrecisionChoice,
 ) -> None:
     from annotator import console
     from annotator.errors import ConfigError
@@ -142,7 +150,7 @@ def _score_run(
         from evaluation.human import HumanScores
         from evaluation.open_report import write_open_report
 
-        networks = networks_of(opened, pack, device, parse_weights(weights))
+        networks = networks_of(opened, pack, device, parse_weights(weights), precision)
         scores = open_evaluation.evaluate_open(
             opened,
             open_truth(truth, opened, truth_classes, own_classes=True),

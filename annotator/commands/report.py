@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from annotator.commands.arguments import DeviceOption, ImagesOption, WeightsOption, parse_run, parse_weights, results_in
+from annotator.commands.arguments import (
+    PAPERS_PRECISION,
+    DeviceOption,
+    ImagesOption,
+    PrecisionOption,
+    WeightsOption,
+    parse_run,
+    parse_weights,
+    results_in,
+)
 
 if TYPE_CHECKING:
+    from annotator.config import PrecisionChoice
     from annotator.gallery.survey import Sort
     from evaluation.table_report import Table
 
@@ -64,6 +74,7 @@ def report(
     ] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = PAPERS_PRECISION,
 ) -> None:
     """Web pages of a run, for any browser and with no server; or a paper's table, labelled, scored and drawn."""
     from annotator.errors import ConfigError
@@ -75,7 +86,7 @@ def report(
     elif preset == LIST:
         _print_presets()
     else:
-        _table(str(preset), data, out, pack, weights, subset, device, overwrite)
+        _table(str(preset), data, out, pack, weights, subset, device, precision, overwrite)
 
 
 def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit: int | None, overwrite: bool) -> None:
@@ -112,6 +123,7 @@ def _table(
     weights: list[str] | None,
     subset: int | None,
     device: str,
+    precision: PrecisionChoice,
     overwrite: bool,
 ) -> None:
     from annotator import console
@@ -125,8 +137,10 @@ def _table(
         raise ConfigError(f"expected --data, the folder that holds the benchmarks, but got {data or 'none'}")
     chosen = load_preset(preset)
     folder = out or Path("reports") / chosen.name
-    command = _command(preset=preset, data=data, out=folder, pack=pack, weights=weights, subset=subset)
-    maker = TableMaker(data, folder, pack, parse_weights(weights), subset, device, overwrite)
+    command = _command(
+        preset=preset, data=data, out=folder, pack=pack, weights=weights, subset=subset, precision=precision
+    )
+    maker = TableMaker(data, folder, pack, parse_weights(weights), subset, device, precision, overwrite)
     table = maker.make(chosen, command)
     files = write_table(table, folder)
     _print_table(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from annotator.config import RunConfig
+    from annotator.config import PrecisionChoice, RunConfig
     from annotator.pipeline import Job
     from annotator.run import RunReader
     from evaluation.benchmarks import Benchmark
@@ -34,6 +34,7 @@ class TableMaker:
     weights: Mapping[str, str]
     subset: int | None
     device: str
+    precision: PrecisionChoice
     overwrite: bool
 
     def make(self, preset: Preset, command: str) -> Table:
@@ -99,6 +100,7 @@ class TableMaker:
             weights={**self.weights, **row.weights},
             out=self.folder / "runs" / row.folder / benchmark.name,
             device=self.device,
+            precision=self.precision,
             overwrite=self.overwrite,
         )
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from annotator.commands.benchmark import benchmark, check
+from annotator.commands.evaluate import evaluate
 from annotator.errors import ConfigError, RunError
 from annotator.run import open_run
 
@@ -62,11 +64,40 @@ def test_subset_then_whole(cityscapes: Path, tmp_path: Path, capsys: pytest.Capt
     assert report["pixel_accuracy"] == pytest.approx(sum(hits) / (2 * SIZE[0] * SIZE[1]))
     assert result["miou"] == report["miou"]
     printed = capsys.readouterr().out
-    assert "maskclip (embedded)" in printed
+    assert "maskclip (embedded, fp32)" in printed
     assert "25.0" in printed
 
     with pytest.raises(RunError, match="overwrite"):
         benchmark("cityscapes", cityscapes, **{**options, "settings": {"threshold": 0.2}})  # type: ignore[arg-type]
+
+
+def test_fp32_unless_asked_otherwise(
+    cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if this CPU's bf16 were a GPU's, which `auto` would take. The precision is written beside the score."""
+    monkeypatch.setattr("annotator.models.packs.resolve_device", lambda name: "cpu")
+    monkeypatch.setattr("annotator.models.devices.has_bf16", lambda device: True)
+    monkeypatch.setattr("annotator.models.devices.kind_of", lambda device: "cuda")
+    app = typer.Typer()
+    app.command()(evaluate)
+    given = ["--benchmark", "cityscapes", "--data", str(cityscapes), "--labeler", "maskclip", "--pack", "embedded"]
+    given += ["--subset", "1", "--set", "short_side=64", "--set", "window=64", "--set", "stride=32"]
+
+    def written(*arguments: str) -> tuple[str, str]:
+        folder = tmp_path / "-".join(["run", *arguments])
+        done = CliRunner().invoke(app, [*given, "--out", str(folder), *arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        result = json.loads((folder / "eval/benchmark.json").read_text())
+        assert f"maskclip (embedded, {result['precision']})" in (folder / "eval/benchmark.md").read_text()
+        assert "precision,miou" in (folder / "eval/benchmark.csv").read_text()
+        return result["precision"], open_run(folder).manifest.config["precision"]
+
+    assert written() == ("fp32", "fp32")
+    assert written("--precision", "bf16") == ("bf16", "bf16")
+    assert written("--precision", "auto") == ("bf16", "bf16")
+    refused = CliRunner().invoke(app, [*given, "--precision", "fp16"])
+    assert refused.exit_code == 2
+    assert "fp16" in refused.output
 
 
 def test_check(cityscapes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,23 @@ def test_cells_equal_eval_benchmark(streets: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
 
 
+def test_fp32_unless_asked_otherwise(streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this CPU's bf16 were a GPU's, which `auto` would take. The table says what it was."""
+    monkeypatch.setattr("annotator.models.packs.resolve_device", lambda name: "cpu")
+    monkeypatch.setattr("annotator.models.devices.has_bf16", lambda device: True)
+    monkeypatch.setattr("annotator.models.devices.kind_of", lambda device: "cuda")
+    (streets / "mine.yaml").write_text(ONE_ROW)
+    for given, precision in (({}, "fp32"), ({"precision": "bf16"}, "bf16"), ({"precision": "auto"}, "bf16")):
+        folder = streets / f"out-{'-'.join(given.values())}"
+        report(preset=str(streets / "mine.yaml"), data=streets / "data", out=folder, pack="embedded", **given)
+        table = json.loads((folder / "table.json").read_text())
+        cell = table["rows"][0]["cells"]["streets.yaml"]
+        assert cell["precision"] == precision
+        assert open_run(folder / cell["run"]).manifest.config["precision"] == precision
+        assert f"| embedded | {precision} |" in (folder / "table.md").read_text()
+        assert table["command"].endswith(f" --precision {given.get('precision', 'fp32')}")
+
+
 @pytest.mark.stress
 @pytest.mark.usefixtures("terminal_signals")
 def test_interrupted_table_goes_on(streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from reference import networks, vit
 from reference.open_runs import write_run
 from torch import Tensor, nn
 
+from annotator.commands.evaluate import evaluate
 from annotator.errors import ConfigError
 from annotator.models.clip import DenseClip
 from annotator.models.masked_clip import SegmentOptions, embed_segments
@@ -82,3 +83,26 @@ def test_networks_are_the_run_s(tmp_path: Path) -> None:
         networks_of(write_run(tmp_path / "gone", {}, labeler="gone"))
     with pytest.raises(ConfigError, match="--weights clap=FILE"):
         networks_of(run, device="cpu", weights={"clap": "x.pt"})
+
+
+def test_annotate_eval_scores_in_fp32_unless_asked_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this CPU's bf16 were a GPU's, which `auto` would take."""
+    monkeypatch.setattr("annotator.models.packs.resolve_device", lambda name: "cpu")
+    monkeypatch.setattr("annotator.models.devices.has_bf16", lambda device: True)
+    monkeypatch.setattr("annotator.models.devices.kind_of", lambda device: "cuda")
+    run = write_run(tmp_path / "run", {}, labeler="zeroguide")
+    found = []
+
+    class Seen(Exception):
+        pass
+
+    def score(*arguments: object, **_: object) -> None:
+        found.append(arguments[3])
+        raise Seen
+
+    monkeypatch.setattr("evaluation.open_evaluation.evaluate_open", score)
+    monkeypatch.setattr("evaluation.truth.open_truth", lambda *_, **__: None)
+    for given in ({}, {"precision": "auto"}):
+        with pytest.raises(Seen):
+            evaluate(run.directory, tmp_path, "st", pack="embedded", **given)
+    assert [networks.precision for networks in found] == ["fp32", "bf16"]

@@ -51,21 +51,22 @@ def test_table_stands_beside_the_papers(make_run: Callable, tmp_path: Path) -> N
     benchmark = load_benchmark("voc21")
     run = make_run(VOC21.build(tmp_path / "data"), benchmark.vocabulary)
     run.manifest.labeler, run.manifest.pack = "dinoiser", {"name": "paper"}
+    run.manifest.config["precision"] = "fp32"
     result = score(benchmark, complete(benchmark, tmp_path / "data"), run)
     assert result_rows([result]) == [
-        ("dinoiser (paper)", "70.8", "62.1", "+8.7", "2"),  # 17/24
+        ("dinoiser (paper, fp32)", "70.8", "62.1", "+8.7", "2"),  # 17/24
         ("maskclip", "", "32.9", "", ""),
         ("diy", "", "59.9", "", ""),
     ]
     files = write_benchmark(result, tmp_path / "report")
     assert all(file.is_file() for file in files)
     text = (tmp_path / "report/benchmark.md").read_text()
-    assert "| dinoiser (paper) | 70.8 | 62.1 | +8.7 | 2 |" in text
+    assert "| dinoiser (paper, fp32) | 70.8 | 62.1 | +8.7 | 2 |" in text
     assert "2 photos of voc21 are there, but the benchmark has 1,449" in text
     found = json.loads((tmp_path / "report/benchmark.json").read_text())
     assert found["miou"] == pytest.approx(17 / 24)
     assert found["difference"] == pytest.approx(17 / 24 - 0.621)
-    assert (tmp_path / "report/benchmark.csv").read_text().splitlines()[1].startswith("voc21,dinoiser,paper,0.708")
+    assert (tmp_path / "report/benchmark.csv").read_text().splitlines()[1].startswith("voc21,dinoiser,paper,fp32,0.708")
     assert (tmp_path / "report/confusion.csv").is_file()
 
 

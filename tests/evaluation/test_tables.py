@@ -131,11 +131,13 @@ def table() -> Table:
     scores = tuple(ClassScore(name, 0.25 if name == "road" else None, None, None, 0, 0) for name in classes)
     cells = {
         (HOSTILE, "cityscapes"): Cell(
-            {MIOU: 0.25}, 2, 1, "runs/a/c", "embedded", {"clip": "ab", "heads": "cd"}, ("runs/a/c/eval/confusion.png",),
-            ("A note.",), scores,
+            {MIOU: 0.25}, 2, 1, "runs/a/c", "embedded", "fp32", {"clip": "ab", "heads": "cd"},
+            ("runs/a/c/eval/confusion.png",), ("A note.",), scores,
         ),
-        ("b", "cityscapes"): Cell({MIOU: float("nan")}, 3, 0, "runs/b/c", "embedded", {"clip": "ab"}, (), ("A note.",)),
-        ("b", "voc21"): Cell({MIOU: 0.5}, 3, 0, "runs/b/v", "paper", {"clip": "ef"}, ()),
+        ("b", "cityscapes"): Cell(
+            {MIOU: float("nan")}, 3, 0, "runs/b/c", "embedded", "fp32", {"clip": "ab"}, (), ("A note.",),
+        ),
+        ("b", "voc21"): Cell({MIOU: 0.5}, 3, 0, "runs/b/v", "paper", "bf16", {"clip": "ef"}, ()),
     }  # fmt: skip
     benchmarks = {name: load_benchmark(name) for name in columns}
     return Table(preset, "annotate report --preset mine", benchmarks, {"ade20k": "ade20k is left out"}, cells)
@@ -159,6 +161,7 @@ def test_json_holds_every_number(table: Table) -> None:
         "images_failed": 1,
         "run": "runs/a/c",
         "pack": "embedded",
+        "precision": "fp32",
         "weights": {"clip": "ab", "heads": "cd"},
     }
     unmeasured = found["rows"][0]["cells"]["ade20k"]
@@ -179,8 +182,8 @@ def test_files_are_the_same_every_time(table: Table, tmp_path: Path) -> None:
     assert r"| a\|b &lt;script&gt; | 25.0 (31.7) | – | – (17.5–19.6) |" in lines
     assert "| cityscapes: Cityscapes | 2 to 3 | 500 |" in lines
     assert "| ade20k: ADE20K | – | 2,000 |" in lines
-    assert r"| a\|b &lt;script&gt; | dinoiser | affinity=dino, gamma=0.2 | embedded |" in lines
-    assert "| b | maskclip | as they come | embedded, paper |" in lines
+    assert r"| a\|b &lt;script&gt; | dinoiser | affinity=dino, gamma=0.2 | embedded | fp32 |" in lines
+    assert "| b | maskclip | as they come | embedded, paper | fp32, bf16 |" in lines
     assert "| clip | ab | all |" in lines
     assert r"| heads | cd | a\|b &lt;script&gt; |" in lines
     assert lines.count("- A note.") == 1
