@@ -149,6 +149,28 @@ def test_coco_json_as_truth(tmp_path: Path, run: RunReader, networks: Networks) 
     assert scores(evaluation) == {("tt", "cosine >= 0.5"): pytest.approx(((3 / 5 + 0) / 2, 1))}
 
 
+IGNORED = "background: {ignore: true}\ncat:\ndog:\nsky:\n"
+MERGED = "stuff:\ncat:\ndog:\nsky:\nbackground: {merge_into: stuff}\n"
+
+
+@pytest.mark.parametrize("classes", [IGNORED, MERGED], ids=["ignored", "merged"])
+def test_a_background_that_is_no_class_of_the_truth(
+    tmp_path: Path, save_mask: Callable, networks: Networks, classes: str
+) -> None:
+    """Its class list leaves the background out, or has it count as stuff, which then is to be found like the rest."""
+    (tmp_path / "classes.yaml").write_text(classes)
+    merged = classes == MERGED
+    save_mask("a.png", [[0, 0, 1, 1]] if merged else [[255, 255, 0, 0]])
+    vocabulary = Vocabulary.of(["stuff", "cat", "dog", "sky"] if merged else ["cat", "dog", "sky"])
+    cat = vocabulary.names.index("cat")
+    label_map = [[0, 0, cat, cat]] if merged else [[-1, -1, cat, cat]]
+    named = write_run(tmp_path / "run", {"a.png": Labelled(label_map, vocabulary.names)}, vocabulary)
+    truth = open_truth(tmp_path / "truth", named, tmp_path / "classes.yaml", own_classes=True)
+    evaluation = evaluate_open(named, truth, ["recall"], networks)
+    assert evaluation.photos[0].labels == (2 if merged else 1)
+    assert not any("background is no class" in note for note in evaluation.notes)
+
+
 def test_tgq_is_a_way_of_its_own(run: RunReader, networks: Networks, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name, mask in TRUTH.items():
