@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -43,13 +43,15 @@ class PastKeys:
 
 @dataclass(frozen=True)
 class Call:
-    """function(*arguments, **named), with shapes in place of tensors; mode: how it treats gradients."""
+    """function(*arguments, **named), with shapes in place of tensors; mode: how it treats gradients; exact: whether
+    float32 was kept from being rounded."""
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     named: dict[str, Any]
     mode: str
+    exact: bool
 
     def shapes(self) -> str:
         """4 x 3 x 448 x 448"""
@@ -70,18 +72,24 @@ class Calls:
 
 @contextmanager
 def recording() -> Iterator[Calls]:
-    """Every outermost call, of whatever thread, until the end; each is a stage, too."""
+    """Every outermost call, of whatever thread, until the end; each is a stage, too.
+
+    What torch compiles meanwhile it compiles again afterwards: run compiled networks once before.
+    """
+    import torch
     from torch import nn
+
+    from annotator.models.fp32 import is_exact
 
     calls, own, lock = Calls(), threading.local(), threading.Lock()
 
     def watched(function: Callable[..., Any], name_of: Callable[[Any], str]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(self: Any, *arguments: Any, **named: Any) -> Any:
-            if getattr(own, "inside", False):
+            if torch.compiler.is_compiling() or getattr(own, "inside", False):
                 return function(self, *arguments, **named)
             again = functools.partial(function, self)
-            made = Call(name_of(self), again, _outline(arguments), _outline(named), _mode())
+            made = Call(name_of(self), again, _outline(arguments), _outline(named), _mode(), is_exact())
             with lock:
                 calls.made.append(made)
             own.inside = True
@@ -137,7 +145,7 @@ class Bound:
         synchronise()
         begun = time.perf_counter()
         for call in self._calls:
-            with _as(call.mode):
+            with _as(call):
                 call.function(*self._filled(call.arguments), **self._filled(call.named))
         synchronise()
         return time.perf_counter() - begun
@@ -198,7 +206,13 @@ def _mode() -> str:
     return "inference" if torch.is_inference_mode_enabled() else "grad" if torch.is_grad_enabled() else "no grad"
 
 
-def _as(mode: str) -> Any:
+@contextmanager
+def _as(call: Call) -> Iterator[None]:
+    """What it was made in."""
     import torch
 
-    return {"inference": torch.inference_mode, "grad": torch.enable_grad, "no grad": torch.no_grad}[mode]()
+    from annotator.models.fp32 import exact_fp32
+
+    modes = {"inference": torch.inference_mode, "grad": torch.enable_grad, "no grad": torch.no_grad}
+    with exact_fp32() if call.exact else nullcontext(), modes[call.mode]():
+        yield

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annotator.bench.calls import Bound, Calls, recording
 from annotator.bench.startup import StartUp, start_up
@@ -22,6 +22,9 @@ from annotator.config import RunConfig
 from annotator.errors import ConfigError, RunError
 from annotator.run import RunReader
 from annotator.stages import Clock, measuring
+
+if TYPE_CHECKING:
+    from annotator.pipeline import Job
 
 SCHEMA_VERSION = 1
 SECONDS = 10.0
@@ -60,6 +63,7 @@ class Measured:
     pack: str
     device: str
     precision: str
+    compiled: bool
     batch_size: int
     workers: int
     threads: int
@@ -121,7 +125,7 @@ def measure(
         bench = _Bench(job, several, files)
         say("warming up")
         batch = bench.batch_size
-        bench.run(batch)
+        bench.run(batch, watched=False)  # networks are compiled here, where no watcher is compiled with them
         if photos is None:
             seconds = bench.run(batch).seconds
             photos = batch * min(max(round(SECONDS / seconds), BATCHES_MIN), BATCHES_MAX)
@@ -140,12 +144,12 @@ class _Run:
 class _Bench:
     """A prepared job, run again and again."""
 
-    def __init__(self, job: Any, folder: Path, files: list[Path]) -> None:
+    def __init__(self, job: Job, folder: Path, files: list[Path]) -> None:
         self._job = job
         self._folder = folder
         self._files = files
-        self.batch_size: int = job.config.batch_size or job.networks.photos_at_once
-        self._on_gpu = job.devices[0].startswith("cuda")
+        self.batch_size = job.crew.batch_size
+        self._gpus = [device for device in job.devices if device.startswith("cuda")]
 
     def run(self, photos: int, watched: bool = True) -> _Run:
         """watched: with its calls to networks and its stages."""
@@ -173,16 +177,15 @@ class _Bench:
         runs: list[_Run] = []
         bounds: list[float] = []
         resident, gpu = 0.0, None
-        apart = self.run(photos) if self._on_gpu else None
+        apart = self.run(photos) if self._gpus else None
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}: {photos} photos, then their calls to networks alone")
-            if self._on_gpu:
-                torch.cuda.reset_peak_memory_stats()
+            self._forget_peaks()
             runs.append(self.run(photos, watched=apart is None))
             if not number:
                 resident = peak_resident_mb()  # before the bound adds its own
-            if self._on_gpu:
-                gpu = max(gpu or 0.0, torch.cuda.max_memory_allocated() / 1e6)
+            if self._gpus:
+                gpu = max(gpu or 0.0, self._peak_gpu_mb())
             if made := (apart or runs[-1]).calls.made:
                 bounds.append(Bound(made).run(self._synchronise))
         middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
@@ -193,6 +196,7 @@ class _Bench:
             pack=job.networks.pack,
             device=job.devices[0],
             precision=job.networks.precision,
+            compiled=job.networks.compiled,
             batch_size=self.batch_size,
             workers=job.networks.decode_workers if job.config.workers is None else job.config.workers,
             threads=torch.get_num_threads(),
@@ -212,10 +216,21 @@ class _Bench:
         )
 
     def _synchronise(self) -> None:
-        if self._on_gpu:
-            import torch
+        import torch
 
-            torch.cuda.synchronize()
+        for device in self._gpus:
+            torch.cuda.synchronize(device)
+
+    def _forget_peaks(self) -> None:
+        import torch
+
+        for device in self._gpus:
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def _peak_gpu_mb(self) -> float:
+        import torch
+
+        return sum(torch.cuda.max_memory_allocated(device) for device in self._gpus) / 1e6
 
 
 def stage_times(spent: Mapping[tuple[str, str], float], whole: float) -> tuple[StageTime, ...]:

@@ -18,7 +18,8 @@ def headline(measured: Measured) -> str:
     """What was run, where."""
     classes = "open labels" if measured.classes is None else f"{measured.classes} classes"
     return (
-        f"{measured.labeler} · pack {measured.pack} · {classes} · {measured.device} {measured.precision}, "
+        f"{measured.labeler} · pack {measured.pack} · {classes} · {measured.device} {measured.precision}"
+        f"{' compiled' if measured.compiled else ''}, "
         f"{_count(measured.threads, 'thread')}, batches of {measured.batch_size}, "
         f"{_count(measured.workers, 'decoding process')}"
     )

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from annotator.commands.arguments import DeviceOption, SetOption, WeightsOption, parse_settings, parse_weights
+from annotator.commands.arguments import (
+    DeviceOption,
+    PrecisionOption,
+    SetOption,
+    WeightsOption,
+    parse_settings,
+    parse_weights,
+)
 from annotator.errors import ConfigError
 
 FILES = 5000
@@ -33,7 +40,8 @@ def bench(
     weights: WeightsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 (where the hardware has it).")] = "auto",
+    precision: PrecisionOption = "auto",
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile, as of a run.")] = False,
     batch_size: Annotated[int | None, typer.Option(help="Photos labelled together.", show_default="by device")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Decoding processes; 0 decodes in this one.", show_default="by cores")
@@ -79,7 +87,7 @@ def bench(
         if vocab is None and spec.needs_vocabulary:
             vocab = sample_classes(Path(place) / "classes.txt", spec.needs_background)
         given: dict[str, Any] = {"labeler": labeler, "pack": pack, "vocab": vocab, "device": device}
-        given |= {"precision": precision, "batch_size": batch_size, "workers": workers}
+        given |= {"precision": precision, "compile": compile_, "batch_size": batch_size, "workers": workers}
         given |= {"weights": parse_weights(weights), "settings": parse_settings(set_)}
         measured = measure(RunConfig.load(None, given), files, photos, rounds, console.status)
     console.status(headline(measured))

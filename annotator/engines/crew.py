@@ -77,7 +77,7 @@ class Crew:
 
     @property
     def batch_size(self) -> int:
-        """Photos that are labelled together."""
+        """Photos that are labelled together, on all devices."""
         return self.config.batch_size or self.networks.photos_at_once * len(self.devices)
 
 

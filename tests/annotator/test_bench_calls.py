@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,14 @@ import torch
 from reference import networks as small
 from reference import tiny_language, vit
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from annotator.bench.calls import Bound, Calls, recording
+from annotator.models.backbone import CompiledBlocks
 from annotator.models.clip import DenseClip
 from annotator.models.dino import Dino
 from annotator.models.found import Found
+from annotator.models.fp32 import is_exact
 from annotator.models.heads import load_heads
 from annotator.models.packs import Networks
 from annotator.models.phrases import PhraseBank, embed_phrases
@@ -49,6 +53,10 @@ class WordVectors(nn.Module):
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
+    return made()
+
+
+def made() -> Networks:
     clip = DenseClip(small.open_clip_vit().float(), WordVectors(), vit.CLIP_MEAN, vit.CLIP_STD)
     decoder = nn.Conv2d(24, 1, 1)
     decoder.load_state_dict({name: torch.from_numpy(value) for name, value in small.random_decoder().items()})
@@ -131,6 +139,48 @@ def test_the_stages_of_every_labeler_are_there_and_fit_into_the_wall_clock(netwo
         assert {stage for _, stage in spent} == EXPECTED_STAGES[name]
         shares.append(sum(spent.values()) / wall)
     assert 0.3 < max(shares) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler on this machine")
+def test_compiled_networks_are_in_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same calls as those of plain ones, made by the same graphs as the run's; recording compiles nothing anew."""
+    done: list[str] = []
+    call = CompiledBlocks.__call__
+    monkeypatch.setattr(CompiledBlocks, "__call__", lambda self, tokens: done.append("") or call(self, tokens))
+
+    def calls_of(given: Networks) -> Calls:
+        labeler = base.build("dinoiser", given, WINDOWS)
+        labeler.prepare(Vocabulary.of(["background", "dog", "bus"]))
+        labeler.label([small.photo(64, 90)])
+        with recording() as calls:
+            labeler.label([small.photo(64, 90)])
+        return calls
+
+    plain = calls_of(made()).counted()
+    assert plain["DenseClip.dense", "1 x 3 x 64 x 64"] == 2
+    assert not done
+    fast = made()
+    fast.compiled = True
+    calls = calls_of(fast)
+    assert calls.counted() == plain
+    graphs, of_both_runs = counters["stats"]["unique_graphs"], len(done)
+    Bound(calls.made).run()
+    assert len(done) == of_both_runs * 3 // 2 == 6
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_calls_are_made_again_as_exactly() -> None:
+    """Speed in TF32 is no bound for fp32."""
+    seen: list[bool] = []
+    module = nn.Linear(3, 3)
+    module.register_forward_pre_hook(lambda *_: seen.append(is_exact()))
+    with recording() as calls:
+        with Networks.of().inference():
+            module(torch.zeros(1, 3))
+        module(torch.zeros(1, 3))
+    Bound(calls.made).run()
+    assert seen == [True, False] * 2
 
 
 def test_language_models_get_a_past_of_the_same_length_every_time(networks: Networks) -> None:

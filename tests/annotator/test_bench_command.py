@@ -5,25 +5,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers_runs import environment, python, write_photos
 from PIL import Image
 
 from annotator import cli
-from annotator.bench.measure import Made, Measured, StageTime, link_photos, stage_times
+from annotator.bench.measure import Made, Measured, StageTime, _Bench, link_photos, stage_times
 from annotator.bench.picture import draw_bench
 from annotator.bench.startup import PARTS, StartUp, start_up
 from annotator.bench.table import result_lines, rows
 from annotator.config import RunConfig
+from annotator.engines.crew import Crew
 from annotator.errors import RunError
+from annotator.models.devices import PHOTOS_AT_ONCE
+from annotator.models.networks import Networks
 from evaluation.picture import PAPER
 
 NAP, PHOTOS = 0.2, 3
@@ -63,6 +69,7 @@ class Sleepy:
             found.append(Prediction(np.zeros(image.shape[:2], np.int32), [self.name], [0], [1.0]))
         return found
 """
+COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 COMMAND = "from annotator.cli import main; main()"
 
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -92,11 +99,13 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.mark.stress
 def test_a_slow_stage_of_a_third_partys_labeler_is_found(bench: Bench, tmp_path: Path) -> None:
     files = ["--json", "bench.json", "--picture", "bench.png"]
+    files += ["--compile"] if COMPILER else []
     done = bench("--images", "photos", "--vocab", "sky, sea", "--photos", str(PHOTOS), "--rounds", "2", *files)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())
     assert (found["schema"], found["labeler"], found["pack"], found["device"]) == (1, "sleepy", "embedded", "cpu")
     assert (found["photos"], found["rounds"], found["classes"]) == (PHOTOS, 2, 2)
+    assert (found["compiled"], " compiled" in done.stderr) == (COMPILER, COMPILER)
     assert found["megapixels"] == pytest.approx(40 * 50 / 1e6, abs=0.005)
     assert found["calls"] == [{"call": "Conv2d", "shapes": "2 x 3 x 9 x 9", "times": PHOTOS}]
 
@@ -170,6 +179,25 @@ def test_mistakes_are_one_line(
     assert message in last
 
 
+def test_the_gpus_of_the_job_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not whichever is the current one; and a batch is that of all devices together."""
+    asked: list[tuple[str, str]] = []
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name: asked.append((name, device)))
+    peaks = {"cuda:1": 3e6, "cuda:3": 4e6}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: peaks[device])
+    devices = list(peaks)
+    job = SimpleNamespace(crew=Crew(RunConfig(), None, devices, Networks.of()), devices=devices)
+    watched = _Bench(job, tmp_path, [])
+    watched._forget_peaks()
+    watched._synchronise()
+    assert asked == [(name, device) for name in ("reset_peak_memory_stats", "synchronize") for device in devices]
+    assert watched._peak_gpu_mb() == 7
+    assert watched.batch_size == 2 * PHOTOS_AT_ONCE["cpu"]
+    chosen = SimpleNamespace(crew=Crew(RunConfig(batch_size=5), None, devices, Networks.of()), devices=devices)
+    assert _Bench(chosen, tmp_path, []).batch_size == 5
+
+
 def test_a_start_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError, match="failed \\(1\\); see above"):
         start_up(RunConfig("/nowhere/at/all", "maskclip", "cat, dog", "embedded"))
@@ -183,6 +211,7 @@ def measured(**changes: Any) -> Measured:
         pack="embedded",
         device="cuda",
         precision="bf16",
+        compiled=False,
         batch_size=16,
         workers=8,
         threads=2,
