@@ -6,6 +6,8 @@ import ctypes
 import os
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotator.errors import ConfigError
@@ -63,10 +65,20 @@ def resolve_precision(name: str, device: str) -> Precision:
 
 
 def require_compiler(device: str) -> None:
-    """`torch.compile` brings its own for GPUs; for a CPU it asks the system's."""
-    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
-    if kind_of(device) == "cpu" and not any(shutil.which(name) for name in names if name):
-        raise ConfigError("--compile: expected a C++ compiler, but found none; install g++ or leave it out")
+    """`torch.compile` asks for the system's, in C for what starts kernels on a GPU, and builds modules of Python."""
+    names = ("CC", "gcc", "clang") if kind_of(device) == "cuda" else ("CXX", "g++", "clang++", "c++")
+    given = os.environ.get(names[0], "")
+    if not any(shutil.which(name) for name in (given, *names[1:]) if name):
+        language = "C" if names[0] == "CC" else "C++"
+        raise ConfigError(
+            f"--compile: expected a {language} compiler, but found none; install {names[1]} or leave it out"
+        )
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's headers are there alone
+    headers = Path(sysconfig.get_path("include", scheme))
+    if not (headers / "Python.h").is_file():
+        raise ConfigError(
+            f"--compile: expected Python's headers in {headers}, but found none; install python3-dev or leave it out"
+        )
 
 
 def has_bf16(device: str) -> bool:

@@ -3,9 +3,10 @@ an error where it cannot work."""
 
 from __future__ import annotations
 
-import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,9 +135,28 @@ def test_no_photo_runs_uncompiled_without_a_word() -> None:
             given.clip._blocks(torch.rand(1, 5, 4))
 
 
-def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", os.devnull)
+@pytest.mark.parametrize(
+    ("device", "compiler", "named", "message"),
+    [
+        ("cpu", "g++", "CXX", r"--compile: expected a C\+\+ compiler.*install g\+\+"),
+        ("cuda:0", "gcc", "CC", "--compile: expected a C compiler.*install gcc"),
+    ],
+)
+def test_no_compiler_is_one_line(
+    device: str, compiler: str, named: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ConfigError, match=r"--compile: expected a C\+\+ compiler.*install g\+\+"):
-        require_compiler("cpu")
-    require_compiler("cuda:0")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    with pytest.raises(ConfigError, match=message):
+        require_compiler(device)
+    for program in (compiler, "mine"):
+        (tmp_path / program).touch(mode=0o755)
+        require_compiler(device)
+        (tmp_path / program).rename(tmp_path / "mine")
+        monkeypatch.setenv(named, "mine")
+    (tmp_path / "Python.h").unlink()
+    with pytest.raises(ConfigError, match=r"--compile: expected Python's headers in .*, but found none; install"):
+        require_compiler(device)
