@@ -241,12 +241,12 @@ def test_a_background_patch_leaves_the_other_classes_their_probabilities() -> No
     (shared,) = scores.maps(torch.tensor([[[True, False]]]), decision=0)
     (alone,) = scores.maps(torch.tensor([[[True, False]]]), decision=0, alone=True)
     assert shared.of(every)[0, 0, 0] == alone.of(every)[0, 0, 0] == 1
-    assert torch.equal(shared.of(every)[1:, 0, 0], before[1:, 0, 0])
+    torch.testing.assert_close(shared.of(every)[1:, 0, 0], before[1:, 0, 0])
     assert alone.of(every)[1:, 0, 0].tolist() == [0, 0]
-    assert torch.equal(shared.of(every)[:, 0, 1], before[:, 0, 1])
-    assert torch.equal(alone.of(every)[:, 0, 1], before[:, 0, 1])
+    torch.testing.assert_close(shared.of(every)[:, 0, 1], before[:, 0, 1])
+    torch.testing.assert_close(alone.of(every)[:, 0, 1], before[:, 0, 1])
     for maps in (shared, alone):
-        assert torch.equal(maps.peaks, maps.of(every).amax(dim=(1, 2)))
+        torch.testing.assert_close(maps.peaks, maps.of(every).amax(dim=(1, 2)))
 
 
 @pytest.mark.parametrize(("pack", "usual"), [("embedded", "alone"), ("paper", "shared"), ("", "shared")])
