@@ -78,7 +78,7 @@ def published_segments(keys: Array, same: float, segments: int) -> tuple[list[Pa
     """-> the segments, by their first cells, and the parts above them that were split, the whole first.
 
     Known of the authors' code: keys of length 1, siblings split while the cosine of their means is below `same`, in a
-    loop that goes up by two to `segments`; the two that are furthest apart are split first.
+    loop that goes up by two to `segments`. The two that are furthest apart are split first.
     """
     unit = keys / np.sqrt((keys**2).sum(axis=1, keepdims=True))
     whole, split = [ward_root(unit)], []
