@@ -165,3 +165,13 @@ def test_only_whole_siblings_are_tried(leaves: int, seed: int) -> None:
     place = {node: index for index, each in enumerate(rounds) for node in each}
     for node in joined:
         assert all(place.get(child, -1) < place[node] for child in tree.children(node))
+
+
+def test_the_tree_above_some_nodes_by_hand() -> None:
+    """Leaves 0 to 4; 5 = (0 1), 6 = (2 3), 7 = (5 6), 8 = (4 7)."""
+    tree = MergeTree(5, ((0, 1), (2, 3), (5, 6), (4, 7)), (1.0, 2.0, 3.0, 4.0))
+    assert tree.above([0, 1, 2, 3, 4]) == tree
+    assert tree.above([5, 6, 4]) == MergeTree(3, ((0, 1), (2, 3)), (3.0, 4.0))
+    assert tree.above([4, 6, 0]) == MergeTree(3, ((1, 2), (0, 3)), (3.0, 4.0))  # without 1, 5 is 0
+    assert tree.above([0, 3]) == MergeTree(2, ((0, 1),), (3.0,))
+    assert tree.above([8]) == tree.above([2]) == MergeTree(1)
