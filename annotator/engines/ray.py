@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from annotator.engines.crew import Crew
@@ -164,7 +165,7 @@ class _Driver:
                 if all_answered or self._should_stop():
                     return
                 if self._cluster.is_whole() and len(self._committed) == before:
-                    raise RunError("Ray ended before any part was labelled; its logs in /tmp/ray say why")
+                    raise RunError(f"Ray ended before any part was labelled; its logs in {gettempdir()}/ray say why")
                 self._cluster = self._cluster.regroup()
                 self._orders = replace(self._orders, placement=self._cluster.placement)
                 _log.warning("Ray lost a process or a node; going on with %s", self._cluster.placement)

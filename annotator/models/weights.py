@@ -33,7 +33,13 @@ def cache_folder() -> Path:
     """$ANNOTATE_CACHE, or `annotate` in the user's cache folder. It need not exist."""
     if given := os.environ.get("ANNOTATE_CACHE"):
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "annotate"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given).expanduser() / "annotate"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user that a container made up; where the root cannot be written, nothing is cached
+        home = Path("/")
+    return home / ".cache" / "annotate"
 
 
 def sha256_of(path: Path) -> str:

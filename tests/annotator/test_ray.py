@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from annotator.images import ImageRef, ImageSource
 from annotator.run import ImageRecord, Manifest
 from exporters import base as exporters
 
-pytestmark = [pytest.mark.slow, pytest.mark.stress]
+pytestmark = [pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(900)]
 ray = pytest.importorskip("ray")
 
 NAMES = [f"{number % 3}/{number:02d}.png" for number in range(40)]
@@ -43,8 +44,17 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DEADLY))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_folder() -> Iterator[None]:
+    """Ray's files in a folder that no other user's Ray has written to; sockets need a short path."""
+    folder = TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    with folder as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", name)
+        yield
+
+
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
+def nodes(own_folder: None) -> Iterator[Any]:
     """Two nodes with a CPU each."""
     from ray.cluster_utils import Cluster
 

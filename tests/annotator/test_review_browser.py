@@ -34,6 +34,7 @@ FIFTYONE = importlib.util.find_spec("fiftyone")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.stress,
+    pytest.mark.timeout(900),  # FiftyOne is imported five times, and a browser draws without a graphics card
     pytest.mark.skipif(FIFTYONE is None, reason="needs pip install 'annotate[review]'"),
     needs_browser,
 ]
@@ -157,7 +158,7 @@ def test_the_app_shows_masks_and_classes_and_takes_edits(
 
     said = subprocess.run(
         [*REVIEW, str(run.directory), "--pull"],
-        env=environment, capture_output=True, text=True, timeout=120, check=True,
+        env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert re.match(r"pull 1  \S+  1 photo: 1 edited\nexports apply it; take it back: annotate review ", said)
     assert [each.edited for each in pulls(run.directory)] == [1]
@@ -220,7 +221,7 @@ for uri in (None, "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"):
     without = {name: value for name, value in environment.items() if name != "FIFTYONE_DATABASE_URI"}
     said = subprocess.run(
         [sys.executable, "-c", script, str(run.directory)],
-        env=without, capture_output=True, text=True, timeout=120, check=True,
+        env=without, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     assert len(said) == 2
     for line in said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import pwd
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from annotator.errors import WeightsError
-from annotator.models.weights import load_strict, read_state, sha256_of
+from annotator.models.weights import cache_folder, load_strict, read_state, sha256_of
 
 TENSORS = OrderedDict(weight=torch.arange(6.0).view(2, 3), bias=torch.tensor([7.0, 8.0]))
 HEADS = {
@@ -224,3 +225,24 @@ def test_a_damaged_or_unwritable_cache_costs_time_only(tmp_path, cache, monkeypa
     assert sha256_of(path) == hashlib.sha256(b"one").hexdigest()
     monkeypatch.setenv("ANNOTATE_CACHE", str(path / "below-a-file"))
     assert sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_the_cache_is_in_the_home_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANNOTATE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder() == Path("/home/somebody/.cache/annotate")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/somebody")
+    assert cache_folder() == Path("/var/cache/somebody/annotate")
+
+
+def test_a_user_without_a_home_has_the_cache_below_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker run --user 4321` with HOME unset: the system does not know that user."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for name in ("ANNOTATE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cache_folder() == Path("/.cache/annotate")
