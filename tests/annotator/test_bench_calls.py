@@ -114,7 +114,7 @@ def test_the_bound_makes_the_calls_of_every_labeler(networks: Networks, name: st
     if name == "diy":
         crops = [int(shapes.split()[0]) * times for (call, shapes), times in calls.items() if call == "DenseClip.embed"]
         assert sum(crops) >= 2 * (1 + 9)  # batches may be filled up
-        assert sum(times for (call, _), times in calls.items() if call == "Found.objectness") == 2
+        assert sum(times for (call, _), times in calls.items() if call == "Found.logits") == 2
 
 
 EXPECTED_STAGES = {

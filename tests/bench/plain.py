@@ -186,16 +186,16 @@ def diy(clip: Any, found: Any, names: Tensor) -> Method:
 def embed(clip: Any, crop: Tensor) -> Tensor:
     """One crop -> d."""
     side = clip.image_size
-    resized = F.interpolate(crop[None], size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+    resized = F.interpolate(crop[None], size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
     return clip.visual((resized - clip.mean) / clip.std)[0]
 
 
 def objectness(found: Any, photo: Tensor) -> Tensor:
-    """FOUND's soft map of the photo at short side 448, on the square."""
+    """FOUND's soft map of the photo at short side 448, on the square; its logits are what is upsampled to pixels."""
     canvas = F.interpolate(photo[None], size=fitted(photo.shape[1:]), mode="bilinear", align_corners=False)
     patch = found.dino.patch_size
-    grid = found.objectness(canvas)[None]
+    grid = found.logits(canvas)[None]
     padded = (grid.shape[2] * patch, grid.shape[3] * patch)
     theta = F.interpolate(grid, size=padded, mode="bilinear", align_corners=False)
-    theta = theta[:, :, : canvas.shape[2], : canvas.shape[3]]
+    theta = theta[:, :, : canvas.shape[2], : canvas.shape[3]].sigmoid()
     return F.interpolate(theta, size=(DIY_SIDE, DIY_SIDE), mode="bilinear", align_corners=False)[0, 0]
