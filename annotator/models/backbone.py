@@ -3,6 +3,7 @@ blocks may be compiled."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FunctionType, MethodType
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 Precision = Literal["fp32", "bf16"]
 EXAMPLE_IMAGES, EXAMPLE_TOKENS = 3, 197
 """What a graph is traced from. No two sizes of the example may be equal, or torch takes them for one and the same."""
+
+_numbers = itertools.count()
 
 
 class Backbone(nn.Module):
@@ -30,8 +33,8 @@ class Backbone(nn.Module):
 
     def compile_blocks(self) -> None:
         """`torch.compile` for each of them. Patches, positions and results are worked out as ever."""
-        for number, name in enumerate(self.block_passes):
-            setattr(self, name, CompiledBlocks(getattr(self, name), f"{name}_{id(self)}_{number}"))
+        for name in self.block_passes:
+            setattr(self, name, CompiledBlocks(getattr(self, name)))
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -50,13 +53,10 @@ class CompiledBlocks:
     Both are traced from an example, not from whichever photo comes first, for a graph may depend on what it was traced
     from, and a mask must not depend on the photos before it. Where torch cannot go on compiling it is an error
     (`fullgraph`), not a silent return to uncompiled code.
-
-    name: torch limits the graphs per code object, which the same method of another network would share; so each gets
-          its own, of this name.
     """
 
-    def __init__(self, method: Callable[[Tensor], Any], name: str) -> None:
-        self._graphs = torch.compile(_with_own_code(method, name), fullgraph=True)
+    def __init__(self, method: Callable[[Tensor], Any]) -> None:
+        self._graphs = torch.compile(_with_own_code(method), fullgraph=True)
         self._traced: set[bool] = set()
 
     def __call__(self, tokens: Tensor) -> Any:
@@ -76,8 +76,11 @@ def _of_any_number(tokens: Tensor) -> Tensor:
     return tokens
 
 
-def _with_own_code(method: Any, name: str) -> Callable[[Tensor], Any]:
+def _with_own_code(method: Any) -> Callable[[Tensor], Any]:
+    """The same method of another name: torch limits the graphs per code object, which the networks of all devices would
+    share."""
     function = method.__func__
+    name = f"{function.__name__}_{next(_numbers)}"
     code = function.__code__.replace(co_name=name)
     own = FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
     return MethodType(own, method.__self__)
