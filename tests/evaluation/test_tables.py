@@ -275,7 +275,9 @@ def test_one_line_where_benchmarks_agree(
 ) -> None:
     names = ("voc21", "voc20", "coco-object")
     preset = Preset("mine", "My table with a title that is long enough", "A paper", names, (Row("a", "maskclip"),))
-    made = {("a", name): Cell({MIOU: 0.5}, count, 0, "r", pack, {}, ()) for name, (count, pack) in cells.items()}
+    made = {
+        ("a", name): Cell({MIOU: 0.5}, count, 0, "r", pack, "fp32", {}, ()) for name, (count, pack) in cells.items()
+    }
     write_table(Table(preset, "", {name: load_benchmark(name) for name in names}, {}, made), tmp_path)
     head = [words for words, box in drawn if words.endswith("pack") or " photos" in words]
     assert "; ".join(head) == expected
