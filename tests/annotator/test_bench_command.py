@@ -187,14 +187,14 @@ def test_the_gpus_of_the_job_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_
     peaks = {"cuda:1": 3e6, "cuda:3": 4e6}
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: peaks[device])
     devices = list(peaks)
-    job = SimpleNamespace(crew=Crew(RunConfig(), None, devices, Networks.of()), devices=devices)
+    job = SimpleNamespace(crew=Crew(RunConfig(), None, devices, [Networks.of()]), devices=devices)
     watched = _Bench(job, tmp_path, [])
     watched._forget_peaks()
     watched._synchronise()
     assert asked == [(name, device) for name in ("reset_peak_memory_stats", "synchronize") for device in devices]
     assert watched._peak_gpu_mb() == 7
     assert watched.batch_size == 2 * PHOTOS_AT_ONCE["cpu"]
-    chosen = SimpleNamespace(crew=Crew(RunConfig(batch_size=5), None, devices, Networks.of()), devices=devices)
+    chosen = SimpleNamespace(crew=Crew(RunConfig(batch_size=5), None, devices, [Networks.of()]), devices=devices)
     assert _Bench(chosen, tmp_path, []).batch_size == 5
 
 
