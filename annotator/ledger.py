@@ -99,13 +99,6 @@ def finished_paths(directory: Path, *, only_ok: bool = False, surveyed: Survey |
     return Finished(high[:filled], low[:filled])
 
 
-def count_finished(directory: Path, *, only_ok: bool = False) -> int:
-    """`len(finished_paths(...))` without reading a digest."""
-    ledgers, rest = survey(directory)
-    count = sum(part.rows - (part.failed if only_ok else 0) for each in ledgers for part in each.parts)
-    return count + sum(len(_paths(rows, only_ok)) for rows in read_all(rest, ["path", "status"]))
-
-
 def renew_ledgers(directory: Path, *, open_labels: bool) -> Survey:
     """Makes what is missing and removes what does not count; the parts that are left are too few for a ledger.
 

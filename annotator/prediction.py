@@ -132,6 +132,12 @@ def _check_embeddings(embeddings: NDArray[np.float16], labels: int) -> None:
         raise ValueError("Expected finite embeddings, but got NaN or infinity")
 
 
+def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """H x W values at another (height, width): row i is row floor(i * H / height), columns alike."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
+    return values[rows][:, columns]
+
+
 @dataclass(frozen=True)
 class EncodedValue:
     """One value of a label map: its mask as COCO RLE, with area and (x, y, width, height)."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotator.errors import ConfigError
-from annotator.prediction import NOTHING
+from annotator.prediction import NOTHING, nearest
 from annotator.run import RunReader
 from annotator.vocabulary import BACKGROUND_NAME
-from evaluation.matching import IGNORE, TruthError
+from evaluation.matching import IGNORE, Size, TruthError
 from evaluation.truth import Truth
 
 METRICS = ("miou",)
@@ -157,9 +157,11 @@ def evaluate_run(
         elif (mask := truth.whole_mask(record.path, record.size)) is None:
             without_truth += 1
         else:
-            side = min(record.size) if short_side is None else short_side
             labels = record.prediction().class_map()
-            matrix.update(at_short_side(mask, side), at_short_side(labels, side), ignore=IGNORE)
+            if short_side is not None:
+                size = _scored_size(record.size, short_side)
+                mask, labels = nearest(mask, size), nearest(labels, size)
+            matrix.update(mask, labels, ignore=IGNORE)
             images += 1
     if not images:
         raise TruthError(
@@ -180,17 +182,11 @@ def evaluate_run(
     )
 
 
-def at_short_side(labels: NDArray[np.integer], side: int) -> NDArray[np.integer]:
-    """H x W labels with another short side, or with LONGEST_SIDE as the long one where that is smaller; nearest pixel.
-
-    As the papers' code resizes truth: row i is row floor(i * old / new).
-    """
-    if side == min(labels.shape):
-        return labels
-    scale = min(side / min(labels.shape), LONGEST_SIDE / max(labels.shape))
-    sizes = ((old, max(int(old * scale + 0.5), 1)) for old in labels.shape)
-    rows, columns = (np.arange(new) * old // new for old, new in sizes)
-    return labels[rows][:, columns]
+def _scored_size(size: Size, short_side: int) -> Size:
+    """(height, width) with this short side, or with LONGEST_SIDE as the long one where that makes it smaller."""
+    scale = min(short_side / min(size), LONGEST_SIDE / max(size))
+    height, width = (max(int(length * scale + 0.5), 1) for length in size)
+    return height, width
 
 
 def mean(values: Shares) -> float:

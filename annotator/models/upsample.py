@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from annotator.models.finite import require_finite
+from annotator.prediction import nearest
 from annotator.stages import staged
 
 CLASSES_AT_ONCE = 16
@@ -35,9 +36,8 @@ class Winners:
     confidence: NDArray[np.float32]
 
     def nearest(self, size: tuple[int, int]) -> Winners:
-        """At another size: row i is this one's floor(i * height / new height), columns alike."""
-        rows, columns = (np.arange(new) * old // new for new, old in zip(size, self.best.shape, strict=True))
-        return Winners(self.best[rows][:, columns], self.confidence[rows][:, columns])
+        """The same at another (height, width)."""
+        return Winners(nearest(self.best, size), nearest(self.confidence, size))
 
 
 def bilinear(source: int, target: int) -> Tensor:

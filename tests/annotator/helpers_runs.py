@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from annotator import cli
 from annotator.run import ImageRecord, Manifest, RunReader
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
 DEADLY = PLUGINS / "deadly"
 VOCAB = "dark, middle, bright"
+
+
+class Answer(NamedTuple):
+    """Of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        return self.err.splitlines()[-1]
+
+
+def annotate_here(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Answer:
+    """`annotate` as in a shell, but in this process."""
+    monkeypatch.setattr(sys, "argv", ["annotate", *arguments])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return Answer(code, *capsys.readouterr())
 
 
 def write_photos(folder: Path, names: Iterable[str], size: tuple[int, int] = (48, 64)) -> None:

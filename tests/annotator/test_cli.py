@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from helpers_processes import PATIENCE
+from helpers_runs import Answer, annotate_here
 from PIL import Image
 
 from annotator import cli
@@ -24,12 +24,6 @@ RUN = ("run", "--images", "photos", "--labeler", "maskclip", "--pack", "embedded
 SIZES = {"a.jpg": (60, 90), "b.png": (75, 64), "sub/c d.png": (64, 64)}  # height, width
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 Annotate = Callable[..., Answer]
 
 
@@ -38,13 +32,7 @@ def annotate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     """annotate("run", "--quiet"): as in a shell, but in this process."""
 
     def call(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["annotate", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Answer(code, *capsys.readouterr())
+        return annotate_here(arguments, monkeypatch, capsys)
 
     return call
 

@@ -6,28 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from helpers_runs import PLUGINS, VOCAB, environment, python, write_photos
-
-from annotator import cli
+from helpers_runs import PLUGINS, VOCAB, Answer, annotate_here, environment, python, write_photos
 
 NAMES = [f"{number:02d}.png" for number in range(12)]
 COMMAND = ("run", "--labeler", "bands", "--pack", "embedded", "--images", "photos", "--out", "run", "--workers", "0")
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        return self.err.splitlines()[-1]
 
 
 Annotate = Callable[..., Answer]
@@ -41,13 +27,7 @@ def annotate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     def call(folder: Path, *options: str) -> Answer:
         vocabulary = () if "--vocab" in options else ("--vocab", VOCAB)
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["annotate", *COMMAND, *vocabulary, *options])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Answer(code, *capsys.readouterr())
+        return annotate_here([*COMMAND, *vocabulary, *options], monkeypatch, capsys)
 
     return call
 

@@ -30,9 +30,10 @@ from scipy.io import savemat
 from torch.nn import functional as F
 
 from annotator.models.windows import WindowPlan
+from annotator.prediction import nearest
 from annotator.vocabulary import ClassEntry, Vocabulary
 from evaluation.benchmarks import PROTOCOL, available, complete, load_benchmark, score
-from evaluation.confusion import at_short_side
+from evaluation.confusion import _scored_size
 from evaluation.layouts import Pattern
 from evaluation.matching import IGNORE, TruthError
 from labelers.base import default_parameters, find, resolve_parameters
@@ -339,12 +340,18 @@ def test_diys_coco_truth_is_painted_from_instances(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [(375, 500), (500, 375), (640, 480), (100, 1000), (448, 600)])
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (640, 480), (100, 1000), (448, 600), (448, 3000)])
 def test_truth_is_brought_to_a_short_side_by_nearest(size: tuple[int, int]) -> None:
     """As torch's nearest does it; ratio kept, long side at most 2048: 100 x 1000 becomes 205 x 2048."""
     labels = np.random.default_rng(0).integers(0, 255, size).astype(np.uint16)
-    found = at_short_side(labels, 448)
-    expected = {(375, 500): (448, 597), (500, 375): (597, 448), (640, 480): (597, 448), (100, 1000): (205, 2048)}
+    found = nearest(labels, _scored_size(size, 448))
+    expected = {
+        (375, 500): (448, 597),
+        (500, 375): (597, 448),
+        (640, 480): (597, 448),
+        (100, 1000): (205, 2048),
+        (448, 3000): (306, 2048),
+    }
     assert found.shape == expected.get(size, size)
     theirs = F.interpolate(torch.from_numpy(labels.astype(np.float32))[None, None], found.shape)
     assert (found == theirs[0, 0].numpy()).mean() > 0.99  # torch rounds the scale to float32
