@@ -184,6 +184,11 @@ def _connect(address: str) -> None:
         ray.init(address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
+        if address == "local":
+            raise ConfigError(
+                f"cannot start Ray on this machine: {reason}; its files and sockets go below $RAY_TMPDIR, "
+                "or else $TMPDIR, or else /tmp: expected a folder with a short name that can be written"
+            ) from None
         raise ConfigError(
             f"--ray-address {address}: expected HOST:PORT or auto of a Ray cluster that this machine is a node of, "
             f"but cannot join it ({reason}); `ray start --head` starts one"

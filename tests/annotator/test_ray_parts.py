@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from helpers_runs import VOCAB, rows, write_photos
@@ -159,6 +160,15 @@ def test_mistakes_are_one_line(tmp_path: Path, given: dict[str, object], message
     with pytest.raises(ConfigError, match=message) as caught:
         prepare(tmp_path, **given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_whose_name_is_too_long_for_rays_sockets_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with TemporaryDirectory(prefix="x" * 90) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        with pytest.raises(ConfigError, match=r"^cannot start Ray on this machine: .*107 bytes.* a short name"):
+            Cluster.join(wanted())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "head", ":", "nowhere.invalid:6379"])
