@@ -17,6 +17,7 @@ from rich.text import Text
 
 from annotator.pace import Pace, duration, pace_text
 from annotator.run import ImageRecord, RunReader
+from annotator.wording import are, count
 
 if TYPE_CHECKING:
     from annotator.listing import Listing
@@ -92,7 +93,7 @@ class _RunBar:
         self._listing = listing
         listing.look_ahead(FIRST_LOOK_SECONDS, FIRST_LOOK_PHOTOS)
         if listing.finished:
-            err.print(f"resuming: {count(listing.finished, 'photo')} {_is_are(listing.finished)} finished")
+            err.print(f"resuming: {are(listing.finished, 'photo')} finished")
         self._bar.update(self._task, total=self._goal, completed=listing.finished)
 
     def __call__(self, record: ImageRecord) -> None:
@@ -217,7 +218,7 @@ def print_status(run: RunReader, failures: bool) -> None:
 def print_estimate(job: Job, estimate: Estimate) -> None:
     out.print(
         f"would label {estimate.todo:,} of {estimate.photos:,} photos "
-        f"({estimate.finished:,} {_is_are(estimate.finished)} finished) into {escape(str(job.directory))}"
+        f"({estimate.finished:,} finished) into {escape(str(job.directory))}"
     )
     for name, value in job.manifest.config["settings"].items():
         out.print(f"  {name}: {value}")
@@ -371,11 +372,3 @@ def print_demo(overview: Path, own_photos: str) -> None:
         f"masks, overlays, labels.json and the run lie in {escape(str(folder))}"
     )
     out.print(f"your own photos: {escape(own_photos)}")
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _is_are(number: int) -> str:
-    return "is" if number == 1 else "are"

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotator.manifest import Manifest
 from annotator.vocabulary import FIELDS
+from annotator.wording import count
 
 NAMES_SHOWN = 4
 VALUE_LENGTH = 80
@@ -95,8 +96,7 @@ def _vocabulary_differences(run: dict[str, Any], command: dict[str, Any]) -> Ite
 def _class_count(vocabulary: dict[str, Any] | None) -> str | None:
     if vocabulary is None:
         return None
-    number = len(vocabulary["entries"])
-    return f"{number:,} class{'' if number == 1 else 'es'}"
+    return count(len(vocabulary["entries"]), "class")
 
 
 def _quoted(names: Sequence[str]) -> str:

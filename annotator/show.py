@@ -16,6 +16,7 @@ from annotator.prediction import NOTHING, LabelMap, Mask
 from annotator.record import ROW, ImageRecord, from_row
 from annotator.run import RunReader, part_files, read_columns
 from annotator.vocabulary import Color
+from annotator.wording import count
 from exporters.classes import voc_color
 
 SIDE = 960
@@ -62,11 +63,11 @@ def tree_lines(record: ImageRecord) -> list[Text]:
             Text.assemble(_square(index), f" {segment.label}  {_share(segment.area, record)}  {segment.score:.2f}")
             for index, segment in enumerate(record.segments)
         ]
-        return [Text(f"{head}  {len(record.segments)} segments"), *marks]
+        return [Text(f"{head}  {count(len(record.segments), 'segment')}"), *marks]
     nodes = record.history["nodes"]
     leaves = sum(node["children"] is None for node in nodes)
     joined = f"joined at {record.history['threshold']:g} and above"
-    lines = [Text(f"{head}  {len(record.segments)} segments of {leaves}, {joined}")]
+    lines = [Text(f"{head}  {count(len(record.segments), 'segment')} of {leaves}, {joined}")]
     waiting = [(len(nodes) - 1, "", "")]  # node, what stands before it, what stands before those below it
     while waiting:
         index, before, below = waiting.pop()

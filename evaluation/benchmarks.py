@@ -18,6 +18,7 @@ from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from annotator.spelling import option
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
+from annotator.wording import count
 from evaluation.confusion import Evaluation, evaluate_run
 from evaluation.layouts import Dataset, TruthForm, find_dataset
 from evaluation.matching import TruthError
@@ -200,8 +201,9 @@ def benchmark_truth(benchmark: Benchmark, dataset: Dataset, run: RunReader, subs
     pairs = {path: key for path, key in chosen.items() if path in recorded}
     if not pairs:
         raise TruthError(
-            f"{run.directory}: none of its {len(recorded)} photos is one of {benchmark.name}'s {len(chosen)}, such as "
-            f"{next(iter(chosen), '')!r} in {dataset.photos.folder}"
+            f"{run.directory}: expected some of {benchmark.name}'s {len(chosen):,} photos, such as "
+            f"{next(iter(chosen), '')!r} in {dataset.photos.folder}, but found "
+            f"{count(len(recorded), 'photo')} and none of them"
         )
     return Truth(
         source=str(dataset.truth.source),

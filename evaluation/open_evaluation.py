@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from annotator.errors import ConfigError
 from annotator.run import ImageRecord, RunReader
+from annotator.wording import are, count
 from evaluation.curves import Curves
 from evaluation.human import LEVELS, HumanScores
 from evaluation.matching import IGNORE, TruthError
@@ -255,13 +256,13 @@ def _notes(
             "loses nothing there."
         )
     if run.vocabulary is not None and (strangers := unknown_names(run.vocabulary, truth.vocabulary)):
-        notes.append(f"{len(strangers)} classes of the run are none of the truth's and drop out by name.")
+        notes.append(f"Classes of the run that the truth does not have drop out by name: {len(strangers)}.")
     if human is not None:
         judged = len({photo.path for photo in photos if photo.verification.startswith("human")})
-        notes.append(f"{judged:,} photos were judged by people ({human.source}); only these are scored by them.")
+        notes.append(f"People judged {count(judged, 'photo')} ({human.source}); their scores cover these only.")
     if quality is not None and quality.unreadable:
         notes.append(
-            f"{quality.unreadable:,} photos are not captioned: they can no longer be read in {run.image_root}, or have "
+            f"{are(quality.unreadable, 'photo')} not captioned: no longer readable in {run.image_root}, or have "
             "another size than in the run."
         )
     return notes

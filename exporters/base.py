@@ -29,6 +29,7 @@ from annotator.errors import ConfigError
 from annotator.registry import Registry
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import current_spelling, option
+from annotator.wording import are, count
 from exporters.options import Amend, CommonOptions, Keep, SelectedRun, SplitOptions
 
 BUILT_IN = {
@@ -138,7 +139,7 @@ def export(
             f"({selected.reason}); label them again"
         )
     if selected.hidden:
-        summary.notes.append(f"{selected.hidden:,} segments are left out, as they score under {options.min_score:g}")
+        summary.notes.append(f"{are(selected.hidden, 'segment')} left out: the score is under {options.min_score:g}")
     return summary
 
 
@@ -194,7 +195,7 @@ def _export_splits(registration: Registration, run: RunReader, out: Path, option
         whole.annotations += summary.annotations
         whole.skipped += summary.skipped
         whole.files += [file for file in summary.files if file not in whole.files]
-        whole.notes += [f"{split}: {summary.images:,} photos", *(f"{split}: {note}" for note in summary.notes)]
+        whole.notes += [f"{split}: {count(summary.images, 'photo')}", *(f"{split}: {note}" for note in summary.notes)]
     return whole
 
 

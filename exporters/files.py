@@ -16,6 +16,7 @@ from annotator.finite_json import json_text
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.storage import is_remote, read_bytes
+from annotator.wording import are, count
 from exporters.base import ExportSummary
 
 LONGEST_NAME = 255
@@ -90,10 +91,10 @@ def labelled(run: RunReader, summary: ExportSummary, *, upright: bool = False) -
         turned += record.orientation > 1
         yield record
     if summary.skipped:
-        summary.notes.append(f"{summary.skipped:,} photos that failed in the run are left out")
+        summary.notes.append(f"{count(summary.skipped, 'photo')} left out: failed in the run")
     if turned and not upright:
         summary.notes.append(
-            f"{turned:,} photos are turned by EXIF: masks and sizes are those of the photo as a viewer shows it, "
+            f"{are(turned, 'photo')} turned by EXIF: masks and sizes are those of the photo as a viewer shows it, "
             "so load them with EXIF applied (Pillow: ImageOps.exif_transpose)"
         )
 

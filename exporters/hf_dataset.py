@@ -26,6 +26,7 @@ from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.run import ImageRecord, RunReader
 from annotator.storage import read_bytes
+from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
@@ -84,7 +85,7 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
     _write_tables(out, classes, coding, {split: each.rows for split, each in shards.items()})
     if gone:
         summary.images -= gone
-        summary.notes.append(f"{gone:,} photos are left out: they are no longer in {run.image_root}")
+        summary.notes.append(f"{are(gone, 'photo')} left out: no longer in {run.image_root}")
     return summary
 
 

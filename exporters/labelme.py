@@ -24,6 +24,7 @@ from annotator.prediction import decode
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.storage import is_remote
+from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
@@ -77,7 +78,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
         summary.annotations += len(found)
     if gone:
         summary.notes.append(
-            f"{gone:,} photos are no longer in {run.image_root}, where imagePath leads; say where they are now with "
+            f"{are(gone, 'photo')} no longer in {run.image_root}, where imagePath leads; say where they are now with "
             f"{option('images', 'DIR')}"
         )
     names.note(summary)

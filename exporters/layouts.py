@@ -16,6 +16,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.storage import is_remote
 from annotator.whereabouts import refuse_all_gone
+from annotator.wording import are
 from exporters.base import ExportSummary
 from exporters.files import copy_file, json_line, replacing
 from exporters.options import SPLITS
@@ -146,4 +147,4 @@ class Photos:
     def note(self, summary: ExportSummary) -> None:
         if self._missing:
             summary.images -= self._missing
-            summary.notes.append(f"{self._missing:,} photos are left out: they are no longer in {self._root}")
+            summary.notes.append(f"{are(self._missing, 'photo')} left out: no longer in {self._root}")

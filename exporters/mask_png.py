@@ -22,6 +22,7 @@ from annotator.errors import ConfigError
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
+from annotator.wording import are, count
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.descriptions import about
@@ -99,9 +100,9 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
 
     names.note(summary)
     if missing:
-        summary.notes.append(f"{missing:,} photos could not be brought along: they are no longer in {run.image_root}")
+        summary.notes.append(f"{count(missing, 'photo')} could not be brought along: no longer in {run.image_root}")
     if unlisted:
-        summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
+        summary.notes.append(f"{are(unlisted, 'photo')} in no list: the name holds line breaks or outer blanks")
     if coding.dtype is np.uint16:
         summary.notes.append(f"more than {MOST_8_BIT} classes: the PNGs are 16-bit gray, and 65535 is ignored")
     return summary

@@ -16,6 +16,7 @@ from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.vocabulary import Color
 from annotator.whereabouts import refuse_all_gone
+from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
@@ -60,7 +61,7 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
         summary.annotations += len(record.segments)
     names.note(summary)
     if gone:
-        summary.notes.append(f"{gone:,} photos are not drawn: they can no longer be read in {run.image_root}")
+        summary.notes.append(f"{are(gone, 'photo')} not drawn: no longer readable in {run.image_root}")
     return summary
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from annotator.errors import ConfigError
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
+from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.descriptions import about
@@ -87,10 +88,10 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
         file.write(_label_map(classes, values))
     if dropped:
         summary.notes.append(
-            f"{dropped:,} objects are left out, as VOC holds {MOST} per photo; raise {option('min_area')}"
+            f"{are(dropped, 'object')} left out, as VOC holds {MOST} per photo; raise {option('min_area')}"
         )
     if unlisted:
-        summary.notes.append(f"{unlisted:,} photos are in no list: their names hold line breaks or outer blanks")
+        summary.notes.append(f"{are(unlisted, 'photo')} in no list: the name holds line breaks or outer blanks")
     photos.note(summary)
     names.note(summary)
     return summary

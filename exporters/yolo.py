@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from annotator.run import ImageRecord, RunReader
+from annotator.wording import count
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
@@ -79,7 +80,9 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
     with writing(out / "data.yaml") as file:
         yaml.safe_dump(_data(classes, counts), file, allow_unicode=True, sort_keys=False)
     if any(counts.values()):
-        summary.notes.append(", ".join(f"{split}: {count:,} photos" for split, count in counts.items() if count))
+        summary.notes.append(
+            ", ".join(f"{name}: {count(photos, 'photo')}" for name, photos in counts.items() if photos)
+        )
     if not counts["val"]:
         summary.notes.append("no photo is in val, so data.yaml validates on train")
     for part in (photos, names, outlines):

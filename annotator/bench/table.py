@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from annotator.bench.measure import Measured, StageTime
+from annotator.wording import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +21,8 @@ def headline(measured: Measured) -> str:
     return (
         f"{measured.labeler} · pack {measured.pack} · {classes} · {measured.device} {measured.precision}"
         f"{' compiled' if measured.compiled else ''}, "
-        f"{_count(measured.threads, 'thread')}, batches of {measured.batch_size}, "
-        f"{_count(measured.workers, 'decoding process')}"
+        f"{count(measured.threads, 'thread')}, batches of {measured.batch_size}, "
+        f"{count(measured.workers, 'decoding process')}"
     )
 
 
@@ -29,7 +30,7 @@ def photos_line(measured: Measured) -> str:
     """On which photos, how often."""
     megapixels = f"{measured.megapixels:g} megapixels on average"
     rounds = "1 round" if measured.rounds == 1 else f"median of {measured.rounds} rounds"
-    return f"{_count(measured.photos, 'photo')}, {megapixels}; {rounds}, in turns with the {BOUND}"
+    return f"{count(measured.photos, 'photo')}, {megapixels}; {rounds}, in turns with the {BOUND}"
 
 
 def result_lines(measured: Measured) -> list[str]:
@@ -83,8 +84,3 @@ def main_stages(stages: Sequence[StageTime]) -> list[StageTime]:
 
 def meanwhile(stages: Sequence[StageTime]) -> list[StageTime]:
     return [stage for stage in stages if stage.thread != "main"]
-
-
-def _count(number: int, noun: str) -> str:
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{'' if number == 1 else plural}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from annotator.commands.arguments import PAPERS_PRECISION
+from annotator.wording import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +30,7 @@ def check(name: str, data: Path) -> None:
 
     benchmark = load_benchmark(name)
     dataset = benchmark.find(data)
-    lines = [*dataset.problems, f"{console.count(len(dataset.problems), 'problem')}; {benchmark.name} cannot be scored"]
+    lines = [*dataset.problems, f"{count(len(dataset.problems), 'problem')}; {benchmark.name} cannot be scored"]
     if dataset.truth is not None and not dataset.problems:
         lines = [
             f"photos → {dataset.photos.folder}",

@@ -152,6 +152,6 @@ def saliency_lines(scores: Mapping[str, SaliencyScores]) -> list[Text]:
 def _line(row: str, figures: str, photos: int) -> Text:
     from rich.text import Text
 
-    from annotator.console import count
+    from annotator.wording import count
 
     return Text(f"{row:<18} {figures} ({count(photos, 'photo')})")

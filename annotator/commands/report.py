@@ -18,6 +18,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from annotator.wording import are, count
 
 if TYPE_CHECKING:
     from annotator.config import PrecisionChoice
@@ -106,11 +107,11 @@ def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit:
         shown = SelectedRun(opened, amend=partial(corrected, run=opened))
     with console.stages() as report:
         done = make_report(shown, folder, sort=sort, limit=limit, overwrite=overwrite, report=report)
-    lines = [f"{console.count(done.shown, 'photo')} on {console.count(done.pages, 'page')} → {done.index}"]
+    lines = [f"{count(done.shown, 'photo')} on {count(done.pages, 'page')} → {done.index}"]
     if done.missing:
         lines.append(
-            f"  note: {done.missing:,} of them are shown as masks alone: they can no longer be read in "
-            f"{opened.image_root}; --images says where they are now"
+            f"  note: {are(done.missing, 'photo')} shown as masks alone: no longer readable in {opened.image_root}; "
+            f"--images says where they are now"
         )
     console.print_lines([Text(line) for line in lines])
 

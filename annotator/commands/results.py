@@ -17,6 +17,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from annotator.wording import count
 from exporters.descriptions import DESCRIPTIONS
 
 EXPORT_FLAGS = (
@@ -106,7 +107,8 @@ def export(
     summary = base.export(format, opened, target, options, amend=amend if reviewed else None)
     if reviewed:
         summary.notes.append(
-            f"as reviewed: {tally.edited:,} photos edited, {tally.approved:,} approved, {tally.left_out:,} left out"
+            f"as reviewed: {count(tally.edited, 'photo')} edited, {tally.approved:,} approved, "
+            f"{tally.left_out:,} left out"
         )
     console.print_export(summary)
 

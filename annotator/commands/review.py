@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from annotator.commands.arguments import LocalRunArgument
+from annotator.wording import are, count
 
 if TYPE_CHECKING:
     from annotator.corrections import Pull
@@ -197,12 +198,12 @@ def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
 
 
 def _exported_lines(exported: Exported) -> list[str]:
-    lines = [f"{exported.photos:,} photos as a FiftyOne dataset → {exported.folder}"]
+    lines = [f"{count(exported.photos, 'photo')} as a FiftyOne dataset → {exported.folder}"]
     if exported.gone:
-        lines.append(f"  note: {exported.gone:,} photos are no longer where the run found them; their masks are there")
+        lines.append(f"  note: {are(exported.gone, 'photo')} no longer where the run found them; the masks are there")
     if exported.unpulled:
         lines.append(
-            f"  note: {exported.unpulled:,} photos hold edits of the app that are not pulled; they are exported as the "
+            f"  note: edits of the app in {count(exported.unpulled, 'photo')} are not pulled; they are exported as the "
             "app shows them"
         )
     return [*lines, f"read it: fiftyone.Dataset.from_dir({str(exported.folder)!r}, fiftyone.types.FiftyOneDataset)"]
@@ -216,4 +217,4 @@ def _line(pull: Pull) -> str:
     said = [f"{count:,} {verdict}" for verdict, count in pull.verdicts.items() if count]
     told = ", ".join([*([f"{pull.edited:,} edited"] if pull.edited else []), *said]) or "verdicts withdrawn"
     mark = "  (undone)" if pull.undone else ""
-    return f"pull {pull.number}  {pull.created}  {pull.photos:,} photo{'' if pull.photos == 1 else 's'}: {told}{mark}"
+    return f"pull {pull.number}  {pull.created}  {count(pull.photos, 'photo')}: {told}{mark}"

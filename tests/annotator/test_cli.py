@@ -104,7 +104,7 @@ def test_resume_says_how_many_are_finished(folder: Path, annotate: Annotate) -> 
     assert len(open_run("runs/photos-maskclip")) == 2
     answer = annotate(*RUN, "--dry-run")
     assert answer.code == 0
-    assert "would label 1 of 3 photos (2 are finished)" in answer.out
+    assert "would label 1 of 3 photos (2 finished)" in answer.out
     assert "short_side: 64" in answer.out
     assert re.search(r"about \S+ s, at \S+ s a photo \(1 tried\); nothing was written", answer.out)
     assert len(open_run("runs/photos-maskclip")) == 2

@@ -124,7 +124,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     report(run.directory)
     shown = capsys.readouterr().out
     assert f"2 photos on 1 page → {run.directory / 'report' / 'index.html'}" in shown
-    assert "2 of them are shown as masks alone" in shown
+    assert "2 photos are shown as masks alone" in shown
     report(run.directory, tmp_path / "report", sort="confidence", limit=1)
     assert names_on(tmp_path / "report" / "index.html") == ["b"]
 

@@ -412,7 +412,7 @@ def test_the_command_writes_a_folder_and_overwrites_none(fiftyone: Any, run: Run
     arguments = [str(run.directory), "--export", str(folder), "--photos", "none", "--compare", str(other.directory)]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "4 photos as a FiftyOne dataset" in result.stdout
-    assert "1 photos hold edits of the app that are not pulled" in result.stdout
+    assert "edits of the app in 1 photo are not pulled" in result.stdout
     read = fiftyone.Dataset.from_dir(str(folder), fiftyone.types.FiftyOneDataset)
     sample = sample_of(read, "a.jpg")
     assert len(sample.instances.detections) == 2

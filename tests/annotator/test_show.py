@@ -60,7 +60,7 @@ def test_one_segment_is_one_line() -> None:
     segment = Prediction(np.zeros((3, 4), np.int32), ("sky",), (-1,), (1.0,)).segments()
     history = {"threshold": 0.8, "nodes": only}
     lines = tree_lines(ImageRecord("a", "ok", width=4, height=3, segments=tuple(segment), history=history))
-    assert plain(lines) == "a  4 x 3  1 segments of 1, joined at 0.8 and above\n■ sky  100.0%"
+    assert plain(lines) == "a  4 x 3  1 segment of 1, joined at 0.8 and above\n■ sky  100.0%"
 
 
 def test_runs_without_a_tree_list_their_segments() -> None:

@@ -96,7 +96,7 @@ def test_a_part_of_the_photos_is_enough(moved: Path) -> None:
     (moved / "photos/a.jpg").unlink()
     result = call("export", moved / "run", "--format", "voc", "--out", moved / "out", "--images", moved / "photos")
     assert result.output.startswith("1 photo,")
-    assert f"1 photos are left out: they are no longer in {moved / 'photos'}" in result.output
+    assert f"1 photo is left out: no longer in {moved / 'photos'}" in result.output
 
 
 @pytest.mark.parametrize("command", [["export"], ["report"], ["show", "a.jpg"], ["eval", "--truth", "photos"]])
@@ -110,7 +110,7 @@ def test_a_folder_without_any_of_them_is_refused(moved: Path, command: list[str]
 
 
 def test_pages_and_pictures_find_them(moved: Path) -> None:
-    assert "2 of them are shown as masks alone" in call("report", moved / "run").output
+    assert "2 photos are shown as masks alone" in call("report", moved / "run").output
     assert "note" not in call("report", moved / "run", "--images", moved / "photos").output
     assert "unless --images says where" in str(call("show", moved / "run", "b.jpg").exception)
     assert call("show", moved / "run", "b.jpg", "--images", moved / "photos").exit_code == 0

@@ -171,7 +171,7 @@ def test_photos_outside_the_split_do_not_count(make_run: Callable, tmp_path: Pat
     save_photo(tmp_path / "data" / VOC / "JPEGImages/2009_000001.jpg", [[0]])
     assert complete(load_benchmark("voc20"), tmp_path / "data").keys == tuple(VOC20.photos)
     run = make_run({"2009_000001.jpg": [[0]]}, load_benchmark("voc20").vocabulary)
-    with pytest.raises(TruthError, match=r"none of its 1 photos is one of voc20's 2, such as '2007_000033\.jpg'"):
+    with pytest.raises(TruthError, match=r"voc20's 2 photos, such as '2007_000033\.jpg' .*, but found 1 photo and"):
         score(load_benchmark("voc20"), complete(load_benchmark("voc20"), tmp_path / "data"), run)
     assert len(answers) == 2
 

@@ -113,7 +113,7 @@ def test_people_verify_instead(run: RunReader, networks: Networks, tmp_path: Pat
     found = scores(evaluation)
     assert found["tt", "human >= 1"] == found["tt", "human >= 2"] == pytest.approx(((3 / 5 + dog) / 2, 1 / 2))
     assert found["tt", "human >= 3"] == pytest.approx(((0 + dog) / 2, 0))
-    assert any("1 photos were judged by people" in note for note in evaluation.notes)
+    assert any("People judged 1 photo (" in note for note in evaluation.notes)
     assert list(evaluation.curves["recall-tt"].lines) == [
         "cosine >= 0.5", "human >= 1", "human >= 2", "human >= 3"
     ]  # fmt: skip
@@ -130,7 +130,7 @@ def test_a_run_with_a_vocabulary_is_scored_by_its_names(tmp_path: Path, run: Run
     evaluation = evaluate_open(named, truth_of(run), ["recall"], Networks.of())
     assert scores(evaluation) == {("names", "none"): pytest.approx(((3 / 5 + 1) / 2, 1))}
     assert list(evaluation.curves) == ["recall-names"]
-    assert any(note.startswith("1 classes of the run are none of the truth's") for note in evaluation.notes)
+    assert any(note.startswith("Classes of the run that the truth does not have") for note in evaluation.notes)
 
 
 def test_coco_json_as_truth(tmp_path: Path, run: RunReader, networks: Networks) -> None:

@@ -120,7 +120,7 @@ def test_ids_are_unique_and_failed_photos_left_out(make_run, noise, tmp_path) ->
     assert ids == list(range(1, len(ids) + 1))
     assert len(ids) > 50
     assert (summary.images, summary.skipped) == (6, 3)
-    assert summary.notes == ["3 photos that failed in the run are left out"]
+    assert summary.notes == ["3 photos left out: failed in the run"]
 
 
 def test_a_run_without_masks(make_run, tmp_path) -> None:
@@ -239,7 +239,7 @@ def test_turned_photos_are_told_of(make_run, tmp_path) -> None:
     maps = dict.fromkeys(["a.jpg", "b.jpg"], np.zeros((2, 3), dtype=np.int32))
     summary, content = coco(make_run(maps, ["cat"], turned=["b.jpg"]), tmp_path / "labels.json")
     assert [(image["width"], image["height"]) for image in content["images"]] == [(3, 2), (3, 2)]
-    assert [note for note in summary.notes if note.startswith("1 photos are turned by EXIF")] == summary.notes
+    assert [note for note in summary.notes if note.startswith("1 photo is turned by EXIF")] == summary.notes
 
 
 @pytest.mark.parametrize(

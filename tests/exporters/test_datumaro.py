@@ -126,5 +126,5 @@ def test_photos_left_where_they_are(make_run, tmp_path) -> None:
     with pytest.raises(ConfigError, match="apart from the photos"):
         datumaro(run, tmp_path)
     assert datumaro(run, tmp_path / "out", photos="none").images == 2
-    assert datumaro(run, tmp_path / "out").notes == [f"1 photos are left out: they are no longer in {root}"]
+    assert datumaro(run, tmp_path / "out").notes == [f"1 photo is left out: no longer in {root}"]
     assert len(content_of(tmp_path / "out")["items"]) == 1

@@ -75,7 +75,7 @@ def test_reviewed_photos(make_run, tmp_path) -> None:
     assert append(run.directory, said)
     out = tmp_path / "labels.json"
     result = export(run.directory, "--out", out)
-    assert "as reviewed: 1 photos edited, 2 approved, 1 left out" in result.output
+    assert "as reviewed: 1 photo edited, 2 approved, 1 left out" in result.output
     content = json.loads(out.read_text())
     assert [image["file_name"] for image in content["images"]] == ["a.jpg", "b.jpg", "d.jpg"]
     assert [each["category_id"] for each in content["annotations"]] == [2, 3, 2]

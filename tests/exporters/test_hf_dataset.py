@@ -98,7 +98,7 @@ def test_an_older_export_stays_until_the_new_one_is_whole(make_run, tmp_path, mo
     root = save_photos(tmp_path / "photos", maps)
     (root / "gone.jpg").unlink()
     run = make_run(maps, NAMES, root=root)
-    assert hf(run, tmp_path / "out").notes == [f"1 photos are left out: they are no longer in {root}"]
+    assert hf(run, tmp_path / "out").notes == [f"1 photo is left out: no longer in {root}"]
     before = (tmp_path / "out/data/train-00000.parquet").read_bytes()
     calls = iter([b"x"])
     monkeypatch.setattr(hf_dataset, "_mask", lambda *_: next(calls))

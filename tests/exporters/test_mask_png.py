@@ -63,7 +63,7 @@ def test_values_come_back(make_run, noise, tmp_path, gray, mode) -> None:
                 assert {value: tuple(palette[value]) for value in VOC_COLORS} == VOC_COLORS
     assert len(tree(tmp_path / "out")) == 3 + 3
     assert (summary.images, summary.skipped) == (3, 1)
-    assert summary.notes == ["1 photos that failed in the run are left out"]
+    assert summary.notes == ["1 photo left out: failed in the run"]
 
 
 def test_tables(make_run, tmp_path) -> None:
@@ -177,7 +177,7 @@ def test_layouts(make_run, noise, photos, tmp_path, preset, masks, images, lists
         return
     assert {name.removesuffix(".jpg") for name in tree(out / images)} == found - {"vanished"}
     assert all(len((out / name).read_text().splitlines()) == 4 for name in lists)
-    assert [note for note in summary.notes if note.startswith("1 photos could not be brought along")]
+    assert [note for note in summary.notes if note.startswith("1 photo could not be brought along")]
     for stem in found - {"vanished"}:
         photo = out / images / f"{stem}.jpg"
         assert photo.is_symlink() == (how == "link" and stem != "turned")
@@ -252,7 +252,7 @@ def test_torchvision_reads_the_voc_layout(make_run, noise, photos, tmp_path) -> 
     for image, target in dataset:
         assert image.size == (7, 5)
         assert np.array_equal(np.asarray(target), np.where(label_map < 0, 255, label_map))
-    assert any(note.startswith("1 photos are in no list") for note in summary.notes)
+    assert any(note.startswith("1 photo is in no list") for note in summary.notes)
 
 
 def test_mmsegmentation_finds_each_mask(make_run, photos, tmp_path) -> None:

@@ -73,7 +73,7 @@ def test_segments_under_the_score_count_as_unlabelled(make_run, tmp_path, name) 
     found, expected = ((tmp_path / each / "out").with_suffix(SUFFIXES[name]) for each in ("found", "expected"))
     summary = export(name, run, found, {"min_score": 0.5})
     export(name, without, expected)
-    assert summary.notes[-1] == "1 segments are left out, as they score under 0.5"
+    assert summary.notes[-1] == "1 segment is left out: the score is under 0.5"
     written = sorted(path.relative_to(found.parent) for path in found.parent.rglob("*.*"))
     assert len(written) > 0
     assert all((found.parent / path).read_bytes() == (expected.parent / path).read_bytes() for path in written)

@@ -63,7 +63,7 @@ def test_copies_are_fetched(runs: Runs, tmp_path: Path, name: str, options: dict
         assert (folders[1] / file).read_bytes() == (folders[0] / file).read_bytes(), file
     assert (there.images, there.annotations, there.skipped) == (here.images, here.annotations, here.skipped)
     (note,) = (note for note in there.notes if "no longer in" in note)
-    assert note.startswith("1 photos")
+    assert note.startswith("1 photo ")
     assert note.endswith(str(runs[1].image_root))
 
 

@@ -161,7 +161,7 @@ def test_hostile_names(make_run, tmp_path) -> None:
     listed = (tmp_path / "out/ImageSets/Main/train.txt").read_text().split("\n")[:-1]
     unlisted = [name for name in HOSTILE if set(name) & set("\n\r") or name.startswith(" ")]
     assert len(listed) == len(HOSTILE) - len(unlisted)
-    assert f"{len(unlisted)} photos are in no list: their names hold line breaks or outer blanks" in summary.notes
+    assert f"{len(unlisted)} photos are in no list: the name holds line breaks or outer blanks" in summary.notes
 
 
 def test_no_photo_no_labels(make_run, tmp_path) -> None:

@@ -129,7 +129,7 @@ def test_photos_come_along(make_run, tmp_path, how) -> None:
     assert files_below(tmp_path / "out/labels") == ["train/a.txt", "train/sub/b.txt"]
     assert (tmp_path / "out/images/train/a.jpg").is_symlink() == (how == "link")
     assert summary.images == 2
-    assert f"1 photos are left out: they are no longer in {root}" in summary.notes
+    assert f"1 photo is left out: no longer in {root}" in summary.notes
 
 
 def test_splits(make_run, tmp_path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -30,6 +31,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -226,37 +229,73 @@ def _files(target: str) -> Iterator[Path]:
         yield from (file for file in found if file.name not in DRAWINGS)
 
 
-def outcome(mutant: Mutant, tests: Sequence[str]) -> str:
-    """killed, survived, timeout, or untested where no quick test runs the line."""
-    if not tests:
+class Trial:
+    """Tries mutants; a test counts that passes without one, which is tried once for each."""
+
+    def __init__(self) -> None:
+        self._passes: dict[str, bool] = {}
+
+    def outcome(self, mutant: Mutant, tests: Sequence[str]) -> str:
+        """killed, survived, timeout, or untested where no quick test runs the line."""
+        while tests := [test for test in tests if self._passes.get(test, True)]:
+            found, failed = _run_tests(tests, mutant)
+            if not failed:  # or they could not even be imported
+                return found
+            if failed not in self._passes:
+                self._passes[failed] = _run_tests([failed])[0] == "survived"
+            if self._passes[failed]:
+                return found
+            print(f"left out, as it fails without a mutant: {failed}", flush=True)
         return "untested"
+
+
+def _run_tests(tests: Sequence[str], mutant: Mutant | None = None) -> tuple[str, str]:
+    """The outcome, and which test failed."""
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        _try(mutant, tests)
+        _child(tests, mutant, writer)
+    os.close(writer)
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    found = "timeout"
+    while found == "timeout" and time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
+            found = "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        else:
+            time.sleep(0.02)
+    if found == "timeout":
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    os.set_blocking(reader, False)  # a process that a test left may hold the other end
+    with contextlib.suppress(BlockingIOError), os.fdopen(reader, "rb", buffering=0) as said:
+        return found, (said.read() or b"").decode().partition("[")[0]
+    return found, ""
 
 
-def _try(mutant: Mutant, tests: Sequence[str]) -> None:
-    """In a child; never returns."""
+class Tell:
+    """pytest's plugin: which test failed."""
+
+    def __init__(self, writer: int) -> None:
+        self._writer = writer
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            os.write(self._writer, report.nodeid.encode())
+
+
+def _child(tests: Sequence[str], mutant: Mutant | None, writer: int) -> None:
+    """Never returns."""
     code = 1
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        sys.meta_path.insert(0, MutantFinder(mutant))
-        import pytest
-
+        if mutant:
+            sys.meta_path.insert(0, MutantFinder(mutant))
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", f"--rootdir={ROOT}"]
-        code = int(pytest.main([*options, *tests]))
+        code = int(pytest.main([*options, *tests], plugins=[Tell(writer)]))
     finally:
         os._exit(code)
 
@@ -264,13 +303,12 @@ def _try(mutant: Mutant, tests: Sequence[str]) -> None:
 def run(count: int, seed: int, only: str) -> int:
     covered = tests_by_line()
     mutants = [mutant for mutant in draw(count, seed) if mutant.file.startswith(only)]
-    for name in HEAVY:
-        importlib.import_module(name)
-    results = []
+    _load_libraries()
+    results, trial = [], Trial()
     for number, mutant in enumerate(mutants, 1):
         lines = covered.get(mutant.file, {})
         tests = lines.get(mutant.line) or lines.get(0, [])
-        found = outcome(mutant, tests[:MOST_TESTS])
+        found = trial.outcome(mutant, tests[:MOST_TESTS])
         results.append({**asdict(mutant), "outcome": found})
         if found in ("survived", "untested"):
             print(f"{found}  {mutant.file}:{mutant.line}  {mutant.was}  ->  {mutant.became}", flush=True)
@@ -281,6 +319,16 @@ def run(count: int, seed: int, only: str) -> int:
     killed = sum(each["outcome"] in ("killed", "timeout") for each in results)
     print(f"{killed} of {len(results)} killed ({killed / max(len(results), 1):.1%})")
     return 0
+
+
+def _load_libraries() -> None:
+    """And nothing of this project, whose modules are still to change."""
+    sys.path.insert(0, str(ROOT))
+    importlib.import_module("annotator.models.compat").prepare_torchvision()
+    for name in HEAVY:
+        importlib.import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "annotator"]:
+        del sys.modules[name]
 
 
 def main() -> int:
