@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from annotator.errors import RunError
 from annotator.prediction import Prediction, Segment
 
 _SEGMENT = pa.struct(
@@ -65,8 +67,16 @@ class ImageRecord:
         """(height, width)."""
         return self.height, self.width
 
+    @property
+    def not_finite(self) -> str:
+        """Which segment has a score that is not finite, as runs of older versions may hold; "" where none has."""
+        found = next((each for each in self.segments if not isfinite(each.score)), None)
+        return f"the score of the segment {found.label!r} is {found.score}" if found else ""
+
     def prediction(self) -> Prediction:
         """The dense label map again."""
+        if self.not_finite:
+            raise RunError(f"{self.path}: {self.not_finite}, which nothing can be made of; label it again")
         return replace(Prediction.from_segments(self.segments, self.size), history=self.history)
 
 

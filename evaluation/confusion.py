@@ -152,7 +152,7 @@ def evaluate_run(
     matrix = ConfusionMatrix(truth.names, truth.unscored)
     images = without_truth = failed = 0
     for record in run.records():
-        if record.status == "failed":
+        if record.status == "failed" or record.not_finite:
             failed += 1
         elif (mask := truth.whole_mask(record.path, record.size)) is None:
             without_truth += 1

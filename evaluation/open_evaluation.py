@@ -182,7 +182,7 @@ def evaluate_open(
     photos: list[PhotoScore] = []
     images = without_truth = failed = 0
     for record in run.records():
-        if record.status == "failed":
+        if record.status == "failed" or record.not_finite:
             failed += 1
         elif (mask := truth.mask(record.path, record.size)) is None:
             without_truth += 1

@@ -7,7 +7,6 @@ A format's options are a dataclass that takes what makes sense for it from those
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -201,7 +200,7 @@ class SelectedRun(RunReader):
         for record in self._amend(records) if self._amend else records:
             if self._keep and not self._keep(record):
                 continue
-            if reason := _not_finite(record):
+            if reason := record.not_finite:
                 self.reason = self.reason if self.spoiled else f"{record.path!r}: {reason}"
                 self.spoiled += 1
                 yield replace(record, status="failed", error=reason, segments=(), history=None)
@@ -210,12 +209,6 @@ class SelectedRun(RunReader):
             left_out = tuple(segment for segment in record.segments if segment.score < self._min_score)
             self.hidden += len(left_out)
             yield SelectedRecord(**vars(record) | {"segments": kept, "left_out": left_out}) if left_out else record
-
-
-def _not_finite(record: ImageRecord) -> str:
-    """Which segment has a score that is not finite; "" where none has."""
-    found = next((each for each in record.segments if not math.isfinite(each.score)), None)
-    return f"the score of the segment {found.label!r} is {found.score}" if found else ""
 
 
 def label_counts(run: RunReader) -> list[LabelCount]:

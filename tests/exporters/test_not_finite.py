@@ -15,7 +15,7 @@ from helpers_formats import files_below, save_photos
 from typer.testing import CliRunner
 
 from annotator.cli import app
-from annotator.errors import AnnotatorError
+from annotator.errors import AnnotatorError, RunError
 from annotator.gallery.report import make_report
 from annotator.imported.convert import convert
 from annotator.prediction import Prediction
@@ -94,12 +94,22 @@ def test_the_web_report_lists_them_as_failures(run: RunReader, tmp_path: Path) -
     assert "NaN" not in page.replace("isNaN", "")
 
 
-def test_evaluating_the_rest(run: RunReader, tmp_path: Path) -> None:
-    """Pixels are scored by class and by no score, so every photo counts; the report is JSON."""
-    export("mask-png", run, tmp_path / "truth")
-    result = CliRunner().invoke(app, ["eval", str(run.directory), "--truth", str(tmp_path / "truth")])
+@pytest.mark.parametrize("options", [[], ["--metrics", "recall"]])
+def test_evaluating_the_rest(run: RunReader, make_run, tmp_path: Path, options: list[str]) -> None:
+    """They count as failed, though the truth has them; the report is JSON."""
+    whole = make_run(dict.fromkeys(["bad.jpg", "good.jpg", "worse.jpg"], MAP), NAMES, root=run.image_root)
+    export("mask-png", whole, tmp_path / "truth")
+    result = CliRunner().invoke(app, ["eval", str(run.directory), "--truth", str(tmp_path / "truth"), *options])
     assert result.exit_code == 0, result.exception
-    json.loads((run.directory / "eval/metrics.json").read_text(), parse_constant=pytest.fail)
+    (report,) = (run.directory / "eval").glob("*.json")
+    found = json.loads(report.read_text(), parse_constant=pytest.fail)
+    assert (found["images"], found["images_failed"]) == (1, 2)
+
+
+def test_looking_at_one_says_what_is_wrong(run: RunReader) -> None:
+    result = CliRunner().invoke(app, ["show", str(run.directory), "bad.jpg"])
+    assert isinstance(result.exception, RunError)
+    assert str(result.exception).startswith("bad.jpg: the score of the segment 'cat' is nan")
 
 
 def test_a_coco_file_with_such_scores(tmp_path: Path) -> None:
