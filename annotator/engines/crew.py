@@ -11,6 +11,7 @@ from annotator.config import RunConfig
 from annotator.engines import local
 from annotator.engines.decoding import DecodePool
 from annotator.engines.team import Team
+from annotator.errors import RunError
 from annotator.images import ImageRef
 from annotator.run import ImageRecord
 from annotator.stages import stage
@@ -83,12 +84,31 @@ class Crew:
 
 def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> Crew:
     """Opens the networks and prepares the labeler. device: as `--device` takes it."""
-    from annotator.models.devices import require_compiler, resolve_devices
+    from annotator.models.devices import resolve_devices
+
+    devices = resolve_devices(device)
+    try:
+        return _assemble(config, vocabulary, devices)
+    except RuntimeError as error:  # torch has it for all that a device cannot do
+        raise RunError(_not_opened(error, config, devices)) from error
+
+
+def _not_opened(error: RuntimeError, config: RunConfig, devices: list[str]) -> str:
+    from annotator.models.devices import is_out_of_memory
+
+    hint = ""
+    if is_out_of_memory(error):
+        hint = "; end what else runs there" + (", or try fewer --actors" if config.engine == "ray" else "")
+    reason = " ".join(str(error).split())[: local.REASON_LENGTH]
+    return f"{','.join(devices)}: the networks cannot be opened: {type(error).__name__}: {reason}{hint}"
+
+
+def _assemble(config: RunConfig, vocabulary: Vocabulary | None, devices: list[str]) -> Crew:
+    from annotator.models.devices import require_compiler
     from annotator.models.packs import open_networks
 
     registration = labelers.find(config.labeler)
     parameters = labelers.resolve_parameters(config.labeler, config.settings)
-    devices = resolve_devices(device)
     networks = [
         open_networks(config.pack, registration.spec, each, config.precision, config.weights) for each in devices
     ]

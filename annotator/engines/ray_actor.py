@@ -19,12 +19,11 @@ import pyarrow as pa
 
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
-from annotator.engines.local import REASON_LENGTH
 from annotator.engines.ray_cluster import Placement
 from annotator.engines.ray_todo import read_plan, refs_of
 from annotator.errors import AnnotatorError, RunError, WeightsError
 from annotator.images import ImageRef
-from annotator.models.devices import is_out_of_memory, keep_freed_memory
+from annotator.models.devices import keep_freed_memory
 from annotator.parts import write_part
 from annotator.record import ImageRecord
 from annotator.vocabulary import Vocabulary
@@ -216,8 +215,8 @@ class Labelling:
         if self._crew is None:
             try:
                 self._crew = self._assemble()
-            except (AnnotatorError, RuntimeError) as error:
-                self._error = _error_at_start(error)
+            except AnnotatorError as error:
+                self._error = type(error)(f"{socket.gethostname()}: {error}")
                 raise self._error from None
             self._decoders = self._crew.decoders()
         return self._crew
@@ -242,17 +241,6 @@ class Labelling:
                 "give every node the same files"
             )
         return crew
-
-
-def _error_at_start(error: AnnotatorError | RuntimeError) -> AnnotatorError:
-    """One line for what went wrong while networks were opened. Torch has a `RuntimeError` for all that a device cannot
-    do."""
-    host = socket.gethostname()
-    if isinstance(error, AnnotatorError):
-        return type(error)(f"{host}: {error}")
-    reason = " ".join(str(error).split())[:REASON_LENGTH]
-    hint = "; try fewer --actors, or end what else runs on the device" if is_out_of_memory(error) else ""
-    return RunError(f"{host}: the networks cannot be opened: {type(error).__name__}: {reason}{hint}")
 
 
 class Foreman:

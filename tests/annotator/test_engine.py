@@ -14,15 +14,18 @@ from typing import IO
 import numpy as np
 import pytest
 from helpers_processes import PATIENCE, started
-from helpers_runs import environment, python, write_photos
+from helpers_runs import DEADLY, PLUGINS, VOCAB, environment, python, write_photos
 from PIL import Image as PillowImage
 
+from annotator.config import RunConfig
 from annotator.engines import decoding, local
+from annotator.engines.crew import assemble
 from annotator.engines.decoding import Decoded, DecodePool
-from annotator.errors import ImageError
+from annotator.errors import ImageError, RunError
 from annotator.images import MAX_PIXELS, ImageRef, Photo
 from annotator.prediction import Prediction
 from annotator.run import ImageRecord
+from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size
 
 NAMES = [f"{number:02d}.png" for number in range(12)]
@@ -275,6 +278,19 @@ def test_only_two_batches_of_photos_are_held(tmp_path: Path) -> None:
             pass
     assert len(held) == 10
     assert max(held) <= 8  # one batch is labelled while another is encoded
+
+
+def test_networks_that_cannot_be_opened_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (PLUGINS, DEADLY):
+        monkeypatch.syspath_prepend(str(folder))
+    (tmp_path / "no-memory").touch()  # see tests/plugins/deadly
+    config = RunConfig(labeler="deadly", pack="embedded", device="cpu", settings={"diary": str(tmp_path)})
+    with pytest.raises(RunError) as caught:
+        assemble(config, Vocabulary.of(VOCAB.split(", ")), "cpu")
+    assert str(caught.value) == (
+        "cpu: the networks cannot be opened: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.; "
+        "end what else runs there"
+    )
 
 
 def test_a_stop_is_heeded_between_batches(refs: list[ImageRef]) -> None:

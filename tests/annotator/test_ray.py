@@ -239,8 +239,8 @@ def test_networks_without_memory_for_them_are_one_line(cluster: str, photos: Pat
     with pytest.raises(RunError) as caught:
         pipeline.run(job)
     assert str(caught.value) == (
-        f"{socket.gethostname()}: the networks cannot be opened: OutOfMemoryError: CUDA out of memory. Tried to "
-        "allocate 2.00 GiB.; try fewer --actors, or end what else runs on the device"
+        f"{socket.gethostname()}: cpu: the networks cannot be opened: OutOfMemoryError: CUDA out of memory. Tried to "
+        "allocate 2.00 GiB.; end what else runs there, or try fewer --actors"
     )
 
 
