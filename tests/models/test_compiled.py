@@ -7,6 +7,7 @@ import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from annotator.errors import ConfigError
-from annotator.models.backbone import Backbone
+from annotator.models.backbone import Backbone, CompiledBlocks
 from annotator.models.clip import DenseClip
 from annotator.models.devices import require_compiler
 from annotator.models.dino import Dino
@@ -49,6 +50,14 @@ def compiled(**modules: nn.Module) -> Networks:
 
 def photos(height: int, width: int, count: int = 1) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_blocks_are_compiled_where_it_is_asked_for(asked_for: bool) -> None:
+    given = Networks.of(clip=DenseClip(networks.open_clip_vit(16).float(), nn.Identity(), vit.CLIP_MEAN, vit.CLIP_STD))
+    given.compiled = asked_for
+    clip: Any = given.clip
+    assert [isinstance(getattr(clip, name), CompiledBlocks) for name in clip.block_passes] == [asked_for] * 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import torch
 from reference import tiny_language
 from torch import nn
+from torch.nn import functional as F
 
 from annotator.models.fp32 import exact_fp32, is_exact
 from annotator.models.networks import Networks
@@ -149,7 +150,10 @@ def test_class_names_are_embedded_exactly_whatever_surrounds_them() -> None:
 
     clip = tiny_language.clip()
     clip.text = Text(4, 8).requires_grad_(False)
-    plain = clip.text_embeddings(["cat"], ["a {}", "the {}"])
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(clip.text_embeddings(["cat"], ["a {}", "the {}"]), plain, rtol=0, atol=0)
+    prompts = F.normalize((clip.text.weight[:, :2].T + clip.text.bias).double(), dim=-1)
+    expected = F.normalize(prompts.mean(dim=0, keepdim=True), dim=-1).float()
+    for given in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=given):
+            found = clip.text_embeddings([f"cat {given}"], ["a {}", "the {}"])  # not one that the cache has
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert not any(map(rounds, seen))

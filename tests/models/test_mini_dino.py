@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,19 @@ def test_equals_a_plain_forward_pass(depth: int, size: tuple[int, int], stem_sta
         np.testing.assert_allclose(rows, theirs[1:], rtol=0, atol=2e-3 * np.abs(theirs).max())
     np.testing.assert_allclose(found.class_attention[0], attention, rtol=0, atol=2e-3)
     assert attention.std() > 1e-3
+
+
+def test_training_reads_the_same_off_features_that_were_kept(stem_state: dict[str, Tensor]) -> None:
+    """`qkv`, from the stem's features, is what `Dino` reads off the photo itself."""
+    dino = load_mini_dino(random_state(2), stem_state)
+    images = torch.from_numpy(networks.photo(48, 80)).float().permute(2, 0, 1)[None] / 255
+    vit_: Any = dino.vit
+    with torch.inference_mode():
+        found = dino.last_attention(images)
+        kept = vit_.patch_embed.proj.stem((images - 0.5) / 0.5)
+        query, key, value = vit_.qkv(kept)
+    for ours, theirs in ((query, found.queries), (key, found.keys), (value, found.values)):
+        torch.testing.assert_close(ours[0, 1:], theirs[0].transpose(0, 1).flatten(1), rtol=0, atol=1e-4)
 
 
 def test_the_depth_is_read_off_the_file(stem_state: dict[str, Tensor]) -> None:

@@ -32,6 +32,17 @@ def test_the_border_beyond_the_photo_is_cut_off() -> None:
     assert soft[:, 10:].min() == 1
 
 
+def test_an_upright_photo_keeps_its_rows() -> None:
+    """14 x 10 pixels are 4 x 3 patches of 4; the lowest two rows of patches are the object's."""
+    patches = torch.tensor([0.0, 0.0, 1.0, 1.0])[:, None].expand(1, 4, 3)
+    soft = photo_objectness(np.zeros((14, 10, 3), np.uint8), 4, lambda image: patches, short_side=10)
+    assert soft.shape == (14, 10)
+    assert (soft[7] < 0.5).all()
+    assert (soft[8] > 0.5).all()
+    assert soft[:6].max() == 0
+    assert soft[10:].min() == 1
+
+
 @pytest.mark.parametrize(("height", "width", "seen"), [(100, 50, (32, 16)), (9, 27, (16, 48))])
 def test_the_network_sees_the_photo_at_the_short_side(height: int, width: int, seen: tuple[int, int]) -> None:
     sizes = []

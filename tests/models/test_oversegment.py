@@ -188,6 +188,19 @@ def test_neighbours_only_gives_connected_segments() -> None:
         assert connected_parts(np.isin(connected.labels, connected.tree.leaves_below(node)))[1] == 1
 
 
+@pytest.mark.parametrize(("patch", "stride"), [(4, 4), (5, 3), (8, 3)])
+def test_a_pixel_is_of_the_patch_with_the_nearest_centre(patch: int, stride: int) -> None:
+    cells = torch.arange(20).reshape(4, 5)
+    height, width = (patch + stride * (count - 1) for count in cells.shape)
+    found, _ = module._to_photo(cells, torch.zeros(3, height, width), (height, width), patch, stride, refined=False)
+    centres = [np.arange(count) * stride + (patch - 1) / 2 for count in cells.shape]
+    for row in range(height):
+        for column in range(width):
+            away = [np.abs(centre - at) for centre, at in zip(centres, (row, column), strict=True)]
+            near = [np.flatnonzero(each == each.min()) for each in away]  # two where it lies between them
+            assert found[row, column] in cells[near[0]][:, near[1]]
+
+
 @pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("neighbours_only", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 200), (57, 33)])
