@@ -134,3 +134,10 @@ def test_clip_text_is_embedded_in_the_sentence_that_segments_are_compared_with()
     found = embed_phrases(DenseClip(tiny.clip().visual, echo, (0, 0, 0), (1, 1, 1)), ["red hat"])
     assert echo.asked == ["Image of a red hat."]
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8]]))
+
+
+def test_a_bank_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "phrases.safetensors").mkdir()
+    with pytest.raises(OSError, match="phrases"):
+        save_phrases(PhraseBank(("a cat",), torch.ones(1, 4)), tmp_path / "phrases.safetensors", {})
+    assert [each.name for each in tmp_path.iterdir()] == ["phrases.safetensors"]
