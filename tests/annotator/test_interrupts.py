@@ -18,7 +18,7 @@ from annotator.interrupts import ignored_stay_ignored, stop_on_signal
 from annotator.run import Manifest
 
 NAMES = [f"{number:02d}.png" for number in range(12)]
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.slow, pytest.mark.stress]
 
 
 @contextmanager

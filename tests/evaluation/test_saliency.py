@@ -100,6 +100,17 @@ def test_a_folder_with_and_without_refining(folders: tuple[Path, Path]) -> None:
     assert score_folder(brightness, *folders, refine=stretch).iou == 1
 
 
+def test_a_mask_is_salient_from_128_on(folders: tuple[Path, Path]) -> None:
+    images, masks = folders
+    (images / "1.png").unlink()
+    Image.fromarray(np.array([[126, 127, 128, 255]] * 6, np.uint8).repeat(2, axis=1)).save(masks / "0.png")
+
+    def right_half(photo: np.ndarray) -> np.ndarray:
+        return np.repeat([[0.0, 1.0]], 6, axis=0).repeat(4, axis=1)
+
+    assert score_folder(right_half, images, masks).iou == 1
+
+
 def test_a_missing_or_wrong_mask_is_named(folders: tuple[Path, Path]) -> None:
     images, masks = folders
     Image.new("L", (3, 3)).save(masks / "1.png")

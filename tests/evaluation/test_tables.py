@@ -16,7 +16,7 @@ from annotator.errors import ConfigError
 from evaluation.benchmarks import load_benchmark
 from evaluation.report import ClassScore
 from evaluation.table_picture import COLORS, Bar, color_of, draw_bars, draw_classes
-from evaluation.table_report import Cell, Table, as_dict, header, rows, write_table
+from evaluation.table_report import Cell, Table, _bars, as_dict, header, rows, write_table
 from evaluation.tables import MIOU, Column, Preset, Row, available, load_preset
 from labelers.base import find, resolve_parameters
 
@@ -110,6 +110,15 @@ def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_preset(file)
+
+
+def test_bars_are_of_shares(table: Table) -> None:
+    """Scores are shares already, the paper's figures percents."""
+    found = _bars(table)
+    assert list(found) == header(table)[1:]
+    wide, narrow = next(iter(found.values()))
+    assert wide == Bar(0, 0.25, (pytest.approx(0.317),))
+    assert (narrow.row, narrow.paper) == (1, ())
 
 
 def test_unknown_preset() -> None:

@@ -42,6 +42,13 @@ def test_photos_find_their_masks(photos: list[str], masks: list[str], expected: 
     assert set(ambiguous) == (set(photos) - pairs.keys() if masks != ["y.png"] else set())
 
 
+def test_a_mask_is_given_once() -> None:
+    """by and ay share the y, but ay is already ax's, by the stricter key."""
+    keys = [(lambda photo: photo[0], lambda mask: mask[0]), (lambda photo: photo[1], lambda mask: mask[1])]
+    assert pair_photos(["ax", "by"], ["ay"], keys) == ({"ax": "ay"}, [])
+    assert pair_photos(["ax", "by"], ["ay"], keys[1:]) == ({"by": "ay"}, [])
+
+
 @pytest.mark.parametrize(
     ("mode", "ignored"), [("L", 255), ("P", 255), ("I;16", 65535)], ids=["gray", "palette", "16-bit"]
 )

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from annotator.errors import ConfigError
+from annotator.run import ImageRecord, write_part
 from annotator.vocabulary import ClassEntry, Vocabulary
 from exporters.base import ExportSummary, export
 
@@ -240,6 +241,14 @@ def test_turned_photos_are_told_of(make_run, tmp_path) -> None:
     summary, content = coco(make_run(maps, ["cat"], turned=["b.jpg"]), tmp_path / "labels.json")
     assert [(image["width"], image["height"]) for image in content["images"]] == [(3, 2), (3, 2)]
     assert [note for note in summary.notes if note.startswith("1 photo is turned by EXIF")] == summary.notes
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mirrored_photo_is_turned_too(make_run, tmp_path, orientation: int) -> None:
+    run = make_run({}, ["cat"])
+    write_part(run.directory, 0, [ImageRecord("a.jpg", "ok", width=3, height=2, orientation=orientation)])
+    summary, _ = coco(run, tmp_path / "labels.json")
+    assert bool(summary.notes) == (orientation != 1)
 
 
 @pytest.mark.parametrize(

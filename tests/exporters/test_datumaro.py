@@ -91,6 +91,8 @@ def test_splits(make_run, tmp_path) -> None:
     assert files_below(tmp_path / "out/images") == images
     with pytest.raises(ConfigError, match=r"expected a folder without other splits, but there is .*test\.json"):
         datumaro(run, tmp_path / "out", split="0.5/0.5")
+    with pytest.raises(ConfigError, match=r"expected a folder without other splits, but there is .*\.jpg"):
+        datumaro(run, tmp_path / "out", split="0.5/0.3/0.2", seed=2)  # some photo would be in two
 
 
 def test_hostile_names(make_run, tmp_path) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from annotator.run import RunReader
 from exporters.base import export, find
 
+pytestmark = pytest.mark.slow
+
 TABLE_OF_NAMES = "not even when Python's own table of interned strings, which paths go to, did not grow meanwhile"
 NAMES = [f"class {index}" for index in range(8)]
 

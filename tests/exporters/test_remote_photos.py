@@ -67,6 +67,16 @@ def test_copies_are_fetched(runs: Runs, tmp_path: Path, name: str, options: dict
     assert note.endswith(str(runs[1].image_root))
 
 
+@pytest.mark.parametrize(("name", "options"), [pair for pair in BROUGHT if pair[0] != "hf-dataset"])
+@pytest.mark.parametrize("photos", ["copy", "none"])
+def test_photos_that_stay_where_they_are_may_be_turned(
+    runs: Runs, tmp_path: Path, name: str, options: dict[str, str], photos: str
+) -> None:
+    """A copy is upright, as its mask is."""
+    notes = export(name, runs[0], tmp_path / "out", {**options, "photos": photos}).notes
+    assert any(note.startswith("1 photo is turned by EXIF") for note in notes) == (photos == "none")
+
+
 @pytest.mark.parametrize(("name", "options"), BROUGHT)
 def test_there_is_nothing_to_link_to(runs: Runs, tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(
