@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from annotator.wording import count
 from exporters.base import ExportSummary
 from exporters.polygons import Polygon, joined, outlines, polygons, through_pixels
 
@@ -71,7 +72,7 @@ class Outlines:
         if self._masks:
             summary.notes.append(
                 f"simplify {self._tolerance:g}: mean IoU with the exact masks {self._overlap / self._masks:.4f} over "
-                f"{self._masks:,} masks; {self._after / self._before:.0%} of the corners are left"
+                f"{count(self._masks, 'mask')}; {self._after / self._before:.0%} of the corners are left"
             )
 
 

@@ -141,11 +141,24 @@ def test_a_speck_stays_exact() -> None:
 def test_the_note_says_what_it_costs() -> None:
     shapes = [disc(40), disc(60, hole=0.2)]
     outlines, summary = Outlines(2.0), ExportSummary(out=None)  # type: ignore[arg-type]
-    drawn = [filled(outlines.of(rle_of(mask), mask.shape), mask.shape) for mask in shapes]
+    found = [outlines.of(rle_of(mask), mask.shape) for mask in shapes]
+    drawn = [filled(each, mask.shape) for each, mask in zip(found, shapes, strict=True)]
     outlines.note(summary)
+    exact = sum(len(polygon) for mask in shapes for polygon in polygons(rle_of(mask), mask.shape))
+    left = sum(len(polygon) for each in found for polygon in each) / exact
     mean = np.mean([iou(mask, found) for mask, found in zip(shapes, drawn, strict=True)])
     assert mean < 0.999
-    assert summary.notes[0].startswith(f"simplify 2: mean IoU with the exact masks {mean:.4f} over 2 masks; ")
+    assert summary.notes == [
+        f"simplify 2: mean IoU with the exact masks {mean:.4f} over 2 masks; {left:.0%} of the corners are left"
+    ]
+
+
+def test_every_corner_left_is_all_of_them() -> None:
+    """A square has none to leave out."""
+    outlines, summary = Outlines(2.0), ExportSummary(out=None)  # type: ignore[arg-type]
+    outlines.of(rle_of(np.ones((9, 9), np.bool_)), (9, 9))
+    outlines.note(summary)
+    assert summary.notes[0].endswith("1.0000 over 1 mask; 100% of the corners are left")
 
 
 def test_exact_outlines_have_nothing_to_note() -> None:

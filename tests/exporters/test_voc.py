@@ -62,6 +62,7 @@ def test_masks_and_boxes_come_back(make_run, noise, tmp_path) -> None:
         assert same(found, objects_of(label_map))
         total += len(listed)
     assert (summary.images, summary.skipped, summary.annotations) == (3, 1, total)
+    assert summary.notes == ["1 photo left out: failed in the run"]
 
 
 def test_an_annotation_by_hand(make_run, tmp_path) -> None:
