@@ -60,6 +60,16 @@ def test_a_photo_of_nothing(best: list[list[int]]) -> None:
     assert (found.labels, found.label_map.tolist()) == ((), [[-1, -1]])
 
 
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("second", range(3))
+def test_no_pixel_is_left_out_of_its_labels_score(first: int, second: int) -> None:
+    """Whatever runs begin a photo with: all four pixels count."""
+    values, weights = [[first, second], [second, first]], [[0.25, 0.5], [0.75, 1.0]]
+    found = to_prediction(winners(values, weights), Vocabulary.of(["a", "b", "c"]), 0)
+    expected = {"abc"[first]: 0.625, "abc"[second]: 0.625}
+    assert dict(zip(found.labels, found.scores, strict=True)) == expected
+
+
 def test_scores_of_many_pixels_are_not_rounded_away() -> None:
     """Ten million summands of 0.1 in float32 would end far from a million."""
     big = Winners(np.zeros((2500, 4000), np.int32), np.full((2500, 4000), 0.1, np.float32))
