@@ -244,8 +244,10 @@ def test_its_defaults_are_the_papers() -> None:
     }
     options = defaults.oversegmentation()
     assert (options.patches * 8, options.overlap, options.segments, options.same) == (224, None, 20, 0.9)
-    assert options.way == "paper"
-    assert base.resolve_parameters("zeroguide", {"oversegment": "published"}).oversegmentation().way == "published"
+    assert (options.way, options.neighbours_only, options.refine) == ("paper", False, False)
+    others = {"oversegment": "published", "linkage": "neighbours", "refine": True}
+    options = base.resolve_parameters("zeroguide", others).oversegmentation()
+    assert (options.way, options.neighbours_only, options.refine) == ("published", True, True)
     assert (defaults.merge, defaults.threshold, defaults.captioner) == (True, 0.8, None)
 
 
