@@ -172,7 +172,7 @@ def test_fewer_corners_at_a_stated_cost(make_run, tmp_path) -> None:
     cost = (mask & (label_map == 1)).sum() / (mask | (label_map == 1)).sum()
     assert 8 <= len(polygon) <= 40
     assert 0.95 < cost < 1
-    (stated,) = re.findall(r"^simplify 2: mean IoU with the exact masks (0\.\d{4}) over 1 masks", summary.notes[-1])
+    (stated,) = re.findall(r"^simplify 2: mean IoU with the exact masks (0\.\d{4}) over 1 mask;", summary.notes[-1])
     assert abs(float(stated) - cost) < 0.005  # slanting lines are not drawn alike by Pillow and OpenCV
 
 
