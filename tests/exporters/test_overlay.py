@@ -97,3 +97,16 @@ def test_a_large_photo_is_shrunk(make_run, tmp_path: Path) -> None:
     export("overlay", run, tmp_path / "out", {"max_side": 200})
     with Image.open(tmp_path / "out/a.jpg") as picture:
         assert picture.size == (200, 50 + 22 + 8)
+
+
+def test_a_photo_that_is_gone_is_told_of(make_run, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (40, 40)).save(root / name)
+    run = make_run(dict.fromkeys(["a.jpg", "b.jpg"], np.zeros((40, 40), np.int32)), ["cat"], root=root)
+    assert export("overlay", run, tmp_path / "both").notes == []
+    (root / "b.jpg").unlink()
+    summary = export("overlay", run, tmp_path / "one")
+    assert summary.notes == [f"1 photo is not drawn: no longer readable in {root}"]
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["a.jpg"]

@@ -45,7 +45,7 @@ STEERS = re.compile(r"[A-Z_]*(AT_ONCE|CHUNK|SHOWN|KEPT|CACHE|LENGTH|VERSION|DEFA
 ROOMS = ("models", "labelers", "evaluation", "exporters", "reference", "annotator")
 SKIPPED = re.compile(r"test_(ray|bench_|review|gallery|memory|train|demo|report).*")  # long, or of other rooms
 HEAVY = ("torch", "numpy", "scipy", "pyarrow.parquet", "open_clip", "timm", "transformers", "PIL.Image", "hypothesis")
-SECONDS, MOST_TESTS = 240, 200
+SECONDS, MOST_TESTS = 120, 80
 
 COMPARISONS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
