@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from annotator.errors import AnnotatorError, ConfigError
+from annotator.files import move as move_file
+from annotator.files import replacing
 
 PAGE_KEYS = 1000
 """So many names S3 gives at once, at most."""
@@ -103,16 +104,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         with asking(path) as (files, name):
             files.pipe_file(name, bytes(content))  # drivers take no other buffers
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, durable=True) as file:
+        file.write(content)
 
 
 def move(written: Path, final: Path) -> None:
@@ -121,14 +114,7 @@ def move(written: Path, final: Path) -> None:
         write_bytes(final, read_bytes(written))
         delete(written)
     else:
-        _rename(written, final)
-
-
-def _rename(written: Path, final: Path) -> None:
-    os.replace(written, final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    os.fsync(folder)  # the new name must survive a power cut too
-    os.close(folder)
+        move_file(written, final, durable=True)
 
 
 def create(path: Path, content: bytes) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from annotator.errors import WeightsError
+from annotator.files import replacing
 from annotator.models.fp32 import exact_fp32
 
 if TYPE_CHECKING:
@@ -99,16 +100,10 @@ def load_phrases(state: State) -> PhraseBank:
 
 def save_phrases(bank: PhraseBank, file: Path, provenance: dict[str, Any]) -> None:
     """One safetensors file, there whole or not at all; provenance goes into its metadata, as JSON."""
-    from safetensors.torch import save_file
-
-    from annotator.models.weights import temporary_beside
+    from safetensors.torch import save
 
     text = torch.frombuffer(bytearray("\n".join(bank.phrases), "utf-8"), dtype=torch.uint8)
     tensors = {"embeddings": bank.embeddings.half().cpu().contiguous(), "text": text}
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}  # one entry, because safetensors shuffles them
-    part = temporary_beside(file)
-    try:
-        save_file(tensors, part, metadata)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(file) as opened:
+        opened.write(save(tensors, metadata))

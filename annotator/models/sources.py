@@ -17,7 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from annotator.errors import WeightsError
-from annotator.models.weights import FORMATS, cache_folder, read_notes, sha256_of, temporary_beside, write_note
+from annotator.files import replacing
+from annotator.models.weights import FORMATS, cache_folder, read_notes, sha256_of, write_note
 
 CONNECT_SECONDS = 5.0
 FIRST_USE = "weights.json"
@@ -246,22 +247,18 @@ def _from_url(source: Source) -> Path:
     from rich.progress import wrap_file
 
     target = _download_target(source)
-    partial = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(source.url, timeout=CONNECT_SECONDS) as response, open(partial, "wb") as file:
+        with urllib.request.urlopen(source.url, timeout=CONNECT_SECONDS) as response, replacing(target) as file:
             total = int(response.headers.get("Content-Length") or 0)
             with wrap_file(response, total, description=target.name, console=Console(stderr=True)) as body:
                 shutil.copyfileobj(body, file)
-        if total and partial.stat().st_size != total:
-            raise _Unreachable(f"connection lost after {partial.stat().st_size} of {total} bytes")
-        os.replace(partial, target)
+            if total and file.tell() != total:
+                raise _Unreachable(f"connection lost after {file.tell()} of {total} bytes")
     except urllib.error.HTTPError as error:
         raise _NotThere(f"{source.url} answers {error.code} {error.reason}") from None
     except OSError as error:
         raise _Unreachable(_first_line(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import pickletools
 import re
-import uuid
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.errors import WeightsError
+from annotator.files import replacing_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,14 +75,8 @@ def write_note(name: str, key: str, value: Mapping[str, Any]) -> None:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**read_notes(name), key: dict(value)}, indent=1, sort_keys=True)
-        temporary = temporary_beside(folder / name)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
-
-
-def temporary_beside(path: Path) -> Path:
-    """A name in the same folder that no other process uses, to write to before renaming."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with replacing_text(folder / name) as file:
+            file.write(text)
 
 
 def read_state(path: Path, format: str) -> State:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from annotator.errors import ConfigError
+from annotator.files import append_text, replacing_text
 
 
 class Curve:
@@ -44,8 +45,9 @@ class Curve:
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         earlier = [line for line in lines[1:] if line.count(",") == len(self._columns) and _step_of(line) < step]
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text("".join(f"{line}\n" for line in (header, *earlier)), encoding="utf-8")
-        return open(self._file, "a", encoding="utf-8")
+        with replacing_text(self._file) as file:
+            file.writelines(f"{line}\n" for line in (header, *earlier))
+        return append_text(self._file)
 
 
 def _step_of(line: str) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from annotator.errors import ConfigError
+from annotator.files import replacing
 
 SAVED_EVERY = 100
 Report = Callable[[int, float], None]
@@ -86,7 +87,6 @@ def _resume(file: Path | None, module: nn.Module, optimiser: torch.optim.Optimiz
 def _save(file: Path | None, module: nn.Module, optimiser: torch.optim.Optimizer, recipe: Any, step: int) -> None:
     if file is None:
         return
-    part = file.with_suffix(".part")
     state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({**state, "recipe": repr(asdict(recipe)), "step": step}, part)
-    part.replace(file)
+    with replacing(file) as opened:
+        torch.save({**state, "recipe": repr(asdict(recipe)), "step": step}, opened)

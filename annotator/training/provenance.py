@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from annotator.errors import ConfigError
+from annotator.files import replacing, replacing_text
 from annotator.models.networks import Networks
-from annotator.models.weights import temporary_beside
 from annotator.training.crops import PhotoCrops
 
 Made = dict[str, Any]
@@ -43,9 +43,8 @@ def hold_to(made: Made, folder: Path) -> None:
         refuse_other(made, json.loads(file.read_text(encoding="utf-8")), str(folder))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = temporary_beside(file)
-    part.write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
-    part.replace(file)
+    with replacing_text(file) as opened:
+        opened.write(json.dumps(made, indent=1, sort_keys=True))
 
 
 def refuse_other(wanted: Made, found: Mapping[str, Any], where: str) -> None:
@@ -62,13 +61,9 @@ def refuse_other(wanted: Made, found: Mapping[str, Any], where: str) -> None:
 def save_weights(state: Mapping[str, Tensor], file: Path, provenance: Made) -> None:
     """One safetensors file, there whole or not at all; the provenance goes into its metadata, as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_beside(file)
-    try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, part, {"provenance": json.dumps(provenance, sort_keys=True)})
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with replacing(file) as opened:
+        opened.write(save(tensors, {"provenance": json.dumps(provenance, sort_keys=True)}))
 
 
 def read_provenance(file: Path) -> Made:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from annotator.errors import ConfigError
+from annotator.files import replacing_text
 from annotator.models.clip import DenseClip
 from annotator.models.dino import Dino
 from annotator.models.found import Found
-from annotator.models.weights import temporary_beside
 from annotator.training.crops import PhotoCrops
 from annotator.training.heads import HeadsRecipe, Taught, kept_crops, teach
 
@@ -75,9 +75,8 @@ def _done(folder: Path) -> int:
 
 
 def _note(folder: Path, done: int) -> None:
-    part = temporary_beside(folder / NOTE)
-    part.write_text(json.dumps({"crops": done}), encoding="utf-8")
-    part.replace(folder / NOTE)
+    with replacing_text(folder / NOTE) as file:
+        file.write(json.dumps({"crops": done}))
 
 
 def _create(folder: Path, crops: int, like: tuple[Tensor, ...]) -> None:
@@ -86,7 +85,9 @@ def _create(folder: Path, crops: int, like: tuple[Tensor, ...]) -> None:
     for name, tensor in zip(PARTS, like, strict=True):
         array = tensor[:0].cpu().numpy()
         shape = (crops, *tensor.shape[1:])
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=array.dtype, shape=shape).flush()
+        file = folder / f"{name}.npy"
+        file.unlink(missing_ok=True)  # a link there would be followed
+        np.lib.format.open_memmap(file, "w+", dtype=array.dtype, shape=shape).flush()
 
 
 def _mapped(folder: Path, name: str, mode: str) -> np.memmap:

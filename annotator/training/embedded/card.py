@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from annotator.files import replacing_text
 from annotator.training.embedded.clip import Recipe
 from annotator.training.embedded.photos import KINDS, Photo
 
@@ -46,7 +47,8 @@ def write_card(
         *(f"| {w.name} | {w.stat().st_size:,} | {hashlib.sha256(w.read_bytes()).hexdigest()} |" for w in weights),
         "",
     ]
-    file.write_text("\n".join(lines), encoding="utf-8")
+    with replacing_text(file) as opened:
+        opened.write("\n".join(lines))
 
 
 def _source(photo: Photo) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from annotator.files import replacing
 from annotator.models.mini_clip import MiniTower
 from annotator.training.embedded.bank import Bank
 from annotator.training.embedded.cache import Cache
@@ -139,9 +140,8 @@ def train_clip(
         trainer.resume(torch.load(checkpoint, weights_only=True, map_location=device))
 
     def save() -> None:
-        part = checkpoint.with_suffix(".part")
-        torch.save(trainer.state(), part)
-        part.replace(checkpoint)
+        with replacing(checkpoint) as file:
+            torch.save(trainer.state(), file)
 
     trainer.train(report, save)
     return trainer.average.cpu()

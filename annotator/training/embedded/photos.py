@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.files import replacing
 from annotator.models.mini_clip import Stem, StemFeatures, second_look
 from annotator.training.embedded.names import COCO, VOC_TO_COCO, weak_name
 
@@ -280,9 +281,8 @@ def store(
         rows["voc"] = torch.tensor([v.voc for v in chunk])
         for key, value in rows.items():
             columns.setdefault(key, []).append(value)
-    part = file.with_suffix(".part")
-    torch.save({key: torch.cat(value) for key, value in columns.items()}, part)
-    part.rename(file)
+    with replacing(file) as opened:
+        torch.save({key: torch.cat(value) for key, value in columns.items()}, opened)
 
 
 @torch.inference_mode()

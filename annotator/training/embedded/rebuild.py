@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from annotator.files import replacing
 from annotator.models.mini_clip import MiniText, MiniTower, Stem
 from annotator.models.mini_dino import MiniDino
 from annotator.models.packs import read_pack
@@ -60,7 +61,8 @@ def rebuild(data: Path, out: Path, report: Report, recipes: Recipes | None = Non
     if not bank_file.exists():
         report("names", 0.0, "embedding")
         minilm = locate("clip.text", files["clip.text"]).path.parent
-        torch.save(build_text(MiniText(minilm), data / "photos/pool/index.csv"), bank_file)
+        with replacing(bank_file) as opened:
+            torch.save(build_text(MiniText(minilm), data / "photos/pool/index.csv"), opened)
     report("names", 1.0, "")
     names = torch.load(bank_file, weights_only=True)
 
@@ -154,9 +156,8 @@ def _store_features(
 def write(state: State, file: Path) -> None:
     """float16, without the stem; the file is there whole or not at all."""
     kept = {k: v.cpu().half().contiguous() for k, v in state.items() if not any(p in k for p in STEM_PARTS)}
-    part = file.with_suffix(".part")
-    save_file(kept, part)
-    part.replace(file)
+    with replacing(file) as opened:
+        opened.write(save(kept))
 
 
 def _read(file: Path, prefix: str = "") -> State:
