@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from annotator.files import refuse_leading_out
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import Names, json_line, labelled, list_writer, refuse_among_photos, replacing, writing
+from exporters.files import Names, json_line, labelled, list_writer
 from exporters.options import PolygonOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import IndexOf, Piece, piece_map, pieces
 from exporters.rle import run_lengths
 from exporters.simplify import Outlines
@@ -68,6 +70,7 @@ def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
     summary = ExportSummary(out, notes=[*classes.notes])
     if options.variant == "panoptic":
         folder = out.with_suffix("")
+        refuse_leading_out(folder, out.parent)
         refuse_among_photos(run, folder)
         folder.mkdir(exist_ok=True)
         summary.files.append(folder)
@@ -78,10 +81,11 @@ def export(run: RunReader, out: Path, options: CocoOptions) -> ExportSummary:
         return NOTHING if index == left_out else index
 
     head = {"info": _info(run), "licenses": [], "categories": _categories(classes, left_out, options)}
-    with _document(out, head) as (add_image, add_annotation):
+    with _document(run, out, head) as (add_image, add_annotation):
         photos = _with_images(labelled(run, summary), add_image)
         if options.variant == "panoptic":
-            _write_panoptic(photos, index_of, options, summary, add_annotation)
+            masks = OutputFolder(run, out.with_suffix(""))
+            _write_panoptic(photos, index_of, options, summary, masks, add_annotation)
         else:
             _write_masks(photos, index_of, options, summary, add_annotation)
     return summary
@@ -122,6 +126,7 @@ def _write_panoptic(
     index_of: IndexOf,
     options: CocoOptions,
     summary: ExportSummary,
+    masks: OutputFolder,
     add_annotation: Write,
 ) -> None:
     """Segments of a photo are numbered from 1; 0 is void."""
@@ -131,8 +136,8 @@ def _write_panoptic(
         found = piece_map(record, index_of, options.view)
         by_number = found.pieces()
         file_name = f"{names.stem(record.path)}.png"
-        with replacing(folder / file_name) as temporary:
-            Image.fromarray(_as_rgb(found.numbers + 1)).save(temporary, "PNG")
+        with masks.replacing(folder / file_name) as file:
+            Image.fromarray(_as_rgb(found.numbers + 1)).save(file, "PNG")
         segments = [
             {"id": number + 1, "category_id": piece.class_index + 1, **_measures(piece, options)}
             for number, piece in by_number.items()
@@ -184,9 +189,10 @@ def _categories(classes: Classes, left_out: int | None, options: CocoOptions) ->
 
 
 @contextmanager
-def _document(out: Path, head: dict[str, Any]) -> Iterator[tuple[Write, Write]]:
+def _document(run: RunReader, out: Path, head: dict[str, Any]) -> Iterator[tuple[Write, Write]]:
     """Writers for images and annotations; the latter wait in a nameless file until the images are written."""
-    with writing(out) as file, tempfile.TemporaryFile("w+", encoding="ascii", dir=out.parent) as waiting:
+    writing = OutputFolder(run, out.parent).writing(out)
+    with writing as file, tempfile.TemporaryFile("w+", encoding="ascii", dir=out.parent) as waiting:
         file.write(json_line(head)[:-1] + ',\n"images":[')
         yield list_writer(file.write), list_writer(waiting.write)
         waiting.seek(0)

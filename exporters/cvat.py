@@ -19,9 +19,10 @@ from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import labelled, writing
+from exporters.files import labelled
 from exporters.markup import quoted
 from exporters.options import PolygonOptions, SplitOptions
+from exporters.output import OutputFolder
 from exporters.pieces import Piece, pieces
 from exporters.rle import runs_of
 from exporters.simplify import Outlines
@@ -46,7 +47,7 @@ def export(run: RunReader, out: Path, options: CvatOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify)
-    with writing(out) as file:
+    with OutputFolder(run, out.parent).writing(out) as file:
         file.writelines(_head(classes))
         for number, record in enumerate(labelled(run, summary)):
             file.write(

@@ -18,17 +18,10 @@ from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import (
-    Names,
-    json_line,
-    labelled,
-    list_writer,
-    refuse_among_photos,
-    refuse_other_splits,
-    writing,
-)
+from exporters.files import Names, json_line, labelled, list_writer, refuse_other_splits
 from exporters.layouts import PHOTO_SUFFIX, Photos
 from exporters.options import PhotoOptions, PieceOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import pieces
 
 FORMAT_VERSION = "1.0"
@@ -50,14 +43,12 @@ def export(run: RunReader, out: Path, options: DatumaroOptions) -> ExportSummary
     refuse_among_photos(run, out / "images")
     classes = classes_of(run, options)
     numbers = {index: number for number, index in enumerate(classes.objects)}
-    summary, names, photos = (
-        ExportSummary(out, notes=[*classes.notes]),
-        Names(LIKE_A_WAY_OUT),
-        Photos(run, options.photos),
-    )
-    refuse_other_splits(out / "annotations" / f"{split}.json" for split in options.unused)
+    summary, names, folder = ExportSummary(out, notes=[*classes.notes]), Names(LIKE_A_WAY_OUT), OutputFolder(run, out)
+    photos = Photos(run, options.photos, folder)
+    annotations = out / "annotations"
+    refuse_other_splits(annotations / f"{split}.json" for split in options.unused)
     with ExitStack() as stack:
-        files = {split: stack.enter_context(writing(out / "annotations" / f"{split}.json")) for split in options.splits}
+        files = {split: stack.enter_context(folder.writing(annotations / f"{split}.json")) for split in options.splits}
         for file in files.values():
             file.write(json_line(_head(run, classes, numbers))[:-1] + ',\n"items":[')
         adding = {split: list_writer(file.write) for split, file in files.items()}

@@ -1,21 +1,17 @@
-"""Files that appear whole or not at all, never over a photo, and their names."""
+"""Which photos an export holds, what their files are called, and JSON."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from annotator.errors import ConfigError
 from annotator.finite_json import json_text
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
-from annotator.storage import is_remote, read_bytes
 from annotator.wording import are, count
 from exporters.base import ExportSummary
 
@@ -26,44 +22,6 @@ SUFFIX_BYTES = 4
 """Of `.png` and `.jpg`."""
 
 LineWriter = Callable[[Any], object]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved there when the block ends well, removed when it does not.
-
-    So a link at `path` is replaced and what it points to is left alone.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[IO[str]]:
-    """`replacing`, as a text file that is safe on the disk before it is moved."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """One of many small files, which need not each be safe on the disk at once."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """From a folder or a store to a folder."""
-    if is_remote(source):
-        target.write_bytes(read_bytes(source))
-    else:
-        shutil.copyfile(source, target)
 
 
 def refuse_other_splits(paths: Iterable[Path]) -> None:
@@ -97,22 +55,6 @@ def labelled(run: RunReader, summary: ExportSummary, *, upright: bool = False) -
             f"{are(turned, 'photo')} turned by EXIF: masks and sizes are those of the photo as a viewer shows it, "
             "so load them with EXIF applied (Pillow: ImageOps.exif_transpose)"
         )
-
-
-def refuse_among_photos(run: RunReader, folder: Path) -> None:
-    """Raises where any photo of the run lies in or below a folder that is to be written to; none does at a URL."""
-    if is_remote(run.image_root):
-        return
-    target = folder.resolve()
-    clear: set[Path] = set()
-    for record in run.records(segments=False):
-        parent = (run.image_root / record.path).parent
-        if parent not in clear and parent.resolve().is_relative_to(target):
-            raise ConfigError(
-                f"expected a folder apart from the photos, but {folder} holds {record.path}; choose another "
-                f"{option('out')}"
-            )
-        clear.add(parent)
 
 
 class Names:

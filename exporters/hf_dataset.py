@@ -12,7 +12,6 @@ Pillow images. Instances are not told apart.
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,16 +23,18 @@ from PIL import Image
 
 from annotator.decode import decode
 from annotator.errors import ImageError
+from annotator.files import Draft
 from annotator.run import ImageRecord, RunReader
 from annotator.storage import read_bytes
 from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import json_line, labelled, refuse_among_photos, refuse_other_splits, write_text
+from exporters.files import json_line, labelled, refuse_other_splits
 from exporters.layouts import LAYOUTS, refuse_no_photos
 from exporters.mask_png import Coding, coding_of, values_of
 from exporters.options import CleanOptions, PhotoOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import View
 
 GROUP_ROWS, GROUP_BYTES = 100, 2**25
@@ -61,7 +62,8 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
     coding = coding_of(classes, LAYOUTS["plain"])
     summary = ExportSummary(out, notes=[*classes.notes])
     refuse_other_splits(path for split in options.unused for path in (out / "data").glob(f"{split}-?????.parquet"))
-    shards = {split: Shards(out / "data", split, _schema(options)) for split in options.splits}
+    folder = OutputFolder(run, out)
+    shards = {split: Shards(folder, out / "data", split, _schema(options)) for split in options.splits}
     gone = 0
     try:
         for record in labelled(run, summary, upright=options.photos != "link"):
@@ -82,7 +84,7 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
     for split, each in shards.items():
         for stale in set((out / "data").glob(f"{split}-?????.parquet")) - set(each.finish()):
             stale.unlink()  # a longer export before this one
-    _write_tables(out, classes, coding, {split: each.rows for split, each in shards.items()})
+    _write_tables(folder, out, classes, coding, {split: each.rows for split, each in shards.items()})
     if gone:
         summary.images -= gone
         summary.notes.append(f"{are(gone, 'photo')} left out: no longer in {run.image_root}")
@@ -92,16 +94,16 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
 class Shards:
     """Rows of one split as `FOLDER/train-00000.parquet` and so on, which get their names when all are whole."""
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
+    def __init__(self, folder: OutputFolder, data: Path, split: str, schema: pa.Schema) -> None:
         self.rows = 0
         self._folder = folder
+        self._data = data
         self._split = split
         self._schema = schema
         self._waiting: list[dict[str, Any]] = []
         self._bytes = 0
-        self._shards: list[Path] = []
+        self._shards: list[Draft] = []
         self._writer: pq.ParquetWriter | None = None
-        folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows += 1
@@ -114,31 +116,32 @@ class Shards:
         """The shards by their final names."""
         self._flush()
         self._close()
-        final = [self._folder / f"{self._split}-{number:05d}.parquet" for number in range(len(self._shards))]
-        for temporary, path in zip(self._shards, final, strict=True):
-            os.replace(temporary, path)
-        return final
+        for shard in self._shards:
+            shard.publish()
+        return [shard.path for shard in self._shards]
 
     def abandon(self) -> None:
         self._close()
-        for temporary in self._shards:
-            temporary.unlink(missing_ok=True)
+        for shard in self._shards:
+            shard.discard()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         if self._writer is None:
-            self._shards.append(self._folder / f".{self._split}-{len(self._shards):05d}.{os.getpid()}.tmp")
-            self._writer = pq.ParquetWriter(self._shards[-1], self._schema, compression="zstd")
+            path = self._data / f"{self._split}-{len(self._shards):05d}.parquet"
+            self._shards.append(self._folder.draft(path))
+            self._writer = pq.ParquetWriter(self._shards[-1].file, self._schema, compression="zstd")
         self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
         self._waiting, self._bytes = [], 0
-        if self._shards[-1].stat().st_size >= SHARD_BYTES:
+        if self._shards[-1].file.tell() >= SHARD_BYTES:
             self._close()
 
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+            self._shards[-1].close()
 
 
 def _schema(options: HfDatasetOptions) -> pa.Schema:
@@ -178,12 +181,12 @@ def _mask(record: ImageRecord, classes: Classes, coding: Coding, view: View) -> 
     return buffer.getvalue()
 
 
-def _write_tables(out: Path, classes: Classes, coding: Coding, rows: dict[str, int]) -> None:
+def _write_tables(folder: OutputFolder, out: Path, classes: Classes, coding: Coding, rows: dict[str, int]) -> None:
     names = json_line(dict(enumerate(classes.names)))
     files = [{"split": SPLIT_NAMES[split], "path": f"data/{split}-*.parquet"} for split in rows if rows[split]]
     card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
-    write_text(out / "id2label.json", names + "\n")
-    write_text(
+    folder.write_text(out / "id2label.json", names + "\n")
+    folder.write_text(
         out / "README.md",
         f"---\n{card}---\n\n"
         f"`mask` holds a class index per pixel; {coding.nothing} is a pixel without a label.\n\n"

@@ -27,9 +27,10 @@ from annotator.run import ImageRecord, RunReader
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import labelled, list_writer, writing
+from exporters.files import labelled, list_writer
 from exporters.markup import quoted
 from exporters.options import PieceOptions, SplitOptions
+from exporters.output import OutputFolder
 from exporters.pieces import Piece, pieces
 from exporters.rle import runs_of
 
@@ -53,7 +54,8 @@ def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSumm
     interface = out.with_suffix(".config.xml")
     summary = ExportSummary(out, notes=[*classes.notes], files=[out, interface])
     version = f"annotate {run.manifest.tool_version} {run.manifest.labeler}"
-    with writing(out) as file:
+    folder = OutputFolder(run, out.parent)
+    with folder.writing(out) as file:
         file.write("[")
         add = list_writer(file.write)
         for record in labelled(run, summary):
@@ -67,7 +69,7 @@ def export(run: RunReader, out: Path, options: LabelStudioOptions) -> ExportSumm
             )
             summary.annotations += len(found)
         file.write("\n]\n")
-    with writing(interface) as file:
+    with folder.writing(interface) as file:
         file.write(_interface(classes))
     return summary
 

@@ -28,8 +28,9 @@ from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import Names, json_line, labelled, refuse_among_photos, write_text
+from exporters.files import Names, json_line, labelled
 from exporters.options import PolygonOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import Piece, pieces
 from exporters.simplify import Outlines
 
@@ -56,7 +57,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
         refuse_among_photos(run, out)
     classes = classes_of(run, options)
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify, "pixels")
-    names, gone = Names(suffix_bytes=len(".json")), 0
+    names, folder, gone = Names(suffix_bytes=len(".json")), OutputFolder(run, out), 0
     for record in labelled(run, summary):
         found = pieces(record, classes.object_index, options.view)
         target = out / f"{names.stem(record.path)}.json"
@@ -73,7 +74,7 @@ def export(run: RunReader, out: Path, options: LabelmeOptions) -> ExportSummary:
             "imageHeight": record.height,
             "imageWidth": record.width,
         }
-        write_text(target, json_line(content) + "\n")
+        folder.write_text(target, json_line(content) + "\n")
         gone += not is_remote(run.image_root) and not (run.image_root / record.path).exists()
         summary.annotations += len(found)
     if gone:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from PIL import Image
 
-from annotator.decode import decode
+from annotator.decode import decode, open_regular
 from annotator.errors import ConfigError, ImageError
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
-from annotator.storage import is_remote
+from annotator.storage import is_remote, read_bytes
 from annotator.whereabouts import refuse_all_gone
 from annotator.wording import are
 from exporters.base import ExportSummary
-from exporters.files import copy_file, json_line, replacing
+from exporters.files import json_line
 from exporters.options import SPLITS
+from exporters.output import OutputFolder
 
 PHOTO_SUFFIX = ".jpg"
 """Of all photos in a layout, whatever they are: its readers know one suffix, and go by content when decoding."""
@@ -98,23 +100,33 @@ LAYOUTS = {
 }
 
 
-def bring_photo(record: ImageRecord, source: Path, target: Path, *, copy: bool) -> bool:
+def bring_photo(record: ImageRecord, source: Path, folder: OutputFolder, target: Path, *, copy: bool) -> bool:
     """Links or copies a photo to where the layout wants it; False where it is no longer there or readable.
 
     A photo that EXIF turns becomes an upright JPEG copy, as many trainers do not look at EXIF.
     """
     try:
-        with replacing(target) as temporary:
-            if record.orientation > 1:
-                photo = decode(source, max_pixels=record.width * record.height)
-                Image.fromarray(photo.pixels).save(temporary, "JPEG", quality=95, subsampling=0)
-            elif copy:
-                copy_file(source, temporary)
-            else:
-                temporary.symlink_to(source.resolve(strict=True))
+        if record.orientation > 1:
+            photo = decode(source, max_pixels=record.width * record.height)
+            with folder.replacing(target) as file:
+                Image.fromarray(photo.pixels).save(file, "JPEG", quality=95, subsampling=0)
+        elif copy:
+            with folder.replacing(target) as file:
+                _copy(source, file)
+        else:
+            folder.link(target, source.resolve(strict=True))
     except (ImageError, FileNotFoundError):
         return False
     return True
+
+
+def _copy(source: Path, file: IO[bytes]) -> None:
+    """From a folder or a store."""
+    if is_remote(source):
+        file.write(read_bytes(source))
+    else:
+        with open_regular(source) as photo:
+            shutil.copyfileobj(photo, file)
 
 
 def refuse_no_photos(run: RunReader, photos: str) -> None:
@@ -131,15 +143,17 @@ def refuse_no_photos(run: RunReader, photos: str) -> None:
 class Photos:
     """Brings a run's photos along, as `photos` says, and counts those that are gone."""
 
-    def __init__(self, run: RunReader, how: Literal["link", "copy", "none"]) -> None:
+    def __init__(self, run: RunReader, how: Literal["link", "copy", "none"], folder: OutputFolder) -> None:
         refuse_no_photos(run, how)
+        self._folder = folder
         self._root = run.image_root
         self._how = how
         self._missing = 0
 
     def bring(self, record: ImageRecord, target: Path) -> bool:
         """False where the photo is gone; then its labels are of no use either."""
-        if self._how == "none" or bring_photo(record, self._root / record.path, target, copy=self._how == "copy"):
+        source, copy = self._root / record.path, self._how == "copy"
+        if self._how == "none" or bring_photo(record, source, self._folder, target, copy=copy):
             return True
         self._missing += 1
         return False

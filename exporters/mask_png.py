@@ -26,17 +26,10 @@ from annotator.wording import are, count
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.descriptions import about
-from exporters.files import (
-    Names,
-    json_line,
-    labelled,
-    refuse_among_photos,
-    refuse_other_splits,
-    replacing,
-    writing,
-)
+from exporters.files import Names, json_line, labelled, refuse_other_splits
 from exporters.layouts import LAYOUTS, Layout, bring_photo, refuse_no_photos
 from exporters.options import CleanOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import View, piece_map
 
 MOST_8_BIT = 254
@@ -77,18 +70,19 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
     palette = None if options.gray or coding.dtype is np.uint16 else _palette(classes, coding)
 
     summary = ExportSummary(out, notes=[*classes.notes])
-    names = Names(layout.not_in_stem)
+    names, folder = Names(layout.not_in_stem), OutputFolder(run, out)
     unlisted = missing = 0
-    with _lists(out, layout, options) as lists:
+    with _lists(folder, out, layout, options) as lists:
         for record in labelled(run, summary, upright=brings):
             split, stem = options.split_of(record.path), names.stem(record.path)
             mask, photo = layout.mask(out, stem, split), layout.photo(out, stem, split)
             if options.preset != "voc":  # whose splits are lists
                 refuse_other_splits(layout.mask(out, stem, other) for other in options.elsewhere(split))
-            with replacing(mask) as temporary:
-                _image(values_of(record, classes, coding, options.view), palette).save(temporary, "PNG")
+            with folder.replacing(mask) as file:
+                _image(values_of(record, classes, coding, options.view), palette).save(file, "PNG")
             summary.annotations += len(record.segments)
-            if brings and not bring_photo(record, run.image_root / record.path, photo, copy=options.photos == "copy"):
+            source, copy = run.image_root / record.path, options.photos == "copy"
+            if brings and not bring_photo(record, source, folder, photo, copy=copy):
                 missing += 1
                 continue
             if layout.line and (line := layout.line(stem)) is None:
@@ -96,7 +90,7 @@ def export(run: RunReader, out: Path, options: MaskPngOptions) -> ExportSummary:
             elif layout.line:
                 for name in layout.lists_of(out, split):
                     lists[name].write(f"{line}\n")
-    _write_tables(out, classes, coding)
+    _write_tables(folder, out, classes, coding)
 
     names.note(summary)
     if missing:
@@ -155,22 +149,22 @@ def _palette(classes: Classes, coding: Coding) -> bytes:
 
 
 @contextmanager
-def _lists(out: Path, layout: Layout, options: MaskPngOptions) -> Iterator[dict[Path, IO[str]]]:
+def _lists(folder: OutputFolder, out: Path, layout: Layout, options: MaskPngOptions) -> Iterator[dict[Path, IO[str]]]:
     """The layout's lists, open for writing."""
     refuse_other_splits(path for split in options.unused for path in layout.lists_of(out, split))
     wanted = {path for split in options.splits for path in layout.lists_of(out, split)}
     with ExitStack() as stack:
-        yield {path: stack.enter_context(writing(path)) for path in wanted}
+        yield {path: stack.enter_context(folder.writing(path)) for path in wanted}
 
 
-def _write_tables(out: Path, classes: Classes, coding: Coding) -> None:
+def _write_tables(folder: OutputFolder, out: Path, classes: Classes, coding: Coding) -> None:
     values = range(coding.first, coding.first + len(classes))
     colors = {value: classes.color(index, value) for index, value in enumerate(values)}
-    with writing(out / "classes.txt") as file:
+    with folder.writing(out / "classes.txt") as file:
         file.writelines(" ".join(name.splitlines()) + "\n" for name in classes.names)
-    with writing(out / "palette.json") as file:
+    with folder.writing(out / "palette.json") as file:
         file.write(json_line({**colors, coding.nothing: voc_color(coding.nothing)}) + "\n")
-    with writing(out / "id2label.json") as file:
+    with folder.writing(out / "id2label.json") as file:
         file.write(json_line(dict(zip(values, classes.names, strict=True))) + "\n")
 
 

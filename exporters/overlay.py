@@ -20,8 +20,9 @@ from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import Names, labelled, refuse_among_photos, replacing
+from exporters.files import Names, labelled
 from exporters.options import CommonOptions
+from exporters.output import OutputFolder, refuse_among_photos
 
 LEGEND_ROWS = 12
 SWATCH, PAD, NAME_WIDTH = 14, 8, 180
@@ -48,7 +49,7 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
     refuse_among_photos(run, out)
     classes = classes_of(run, options)
     refuse_all_gone(run)
-    summary, names = ExportSummary(out, notes=[*classes.notes]), Names()
+    summary, names, folder = ExportSummary(out, notes=[*classes.notes]), Names(), OutputFolder(run, out)
     gone = 0
     for record in labelled(run, summary, upright=True):
         try:
@@ -56,8 +57,8 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
         except ImageError:
             gone += 1
             continue
-        with replacing(out / f"{names.stem(record.path)}.jpg") as temporary:
-            draw_overlay(pixels, record, classes, options).save(temporary, "JPEG", quality=90)
+        with folder.replacing(out / f"{names.stem(record.path)}.jpg") as file:
+            draw_overlay(pixels, record, classes, options).save(file, "JPEG", quality=90)
         summary.annotations += len(record.segments)
     names.note(summary)
     if gone:

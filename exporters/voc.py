@@ -30,10 +30,11 @@ from annotator.wording import are
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of, voc_color
 from exporters.descriptions import about
-from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, replacing, write_text, writing
+from exporters.files import Names, labelled, refuse_other_splits
 from exporters.layouts import PHOTO_SUFFIX, Photos, voc_line
 from exporters.markup import quoted
 from exporters.options import PhotoOptions, PieceOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import Piece, piece_map
 
 MOST = 254
@@ -51,8 +52,8 @@ class VocOptions(PieceOptions, SplitOptions, PhotoOptions):
 @register("voc", VocOptions, "Pascal VOC: boxes in XML, class and object masks, lists per split")
 def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
     """Streams the run, a photo at a time."""
-    for folder in FOLDERS:
-        refuse_among_photos(run, out / folder)
+    for name in FOLDERS:
+        refuse_among_photos(run, out / name)
     classes = classes_of(run, options)
     if len(classes.objects) > MOST:
         raise ConfigError(
@@ -60,10 +61,11 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
         )
     values = {index: value for value, index in enumerate(classes.objects, start=1)}
     palettes = {"SegmentationClass": _palette(classes, values), "SegmentationObject": _palette(classes, {})}
-    summary, names, photos = ExportSummary(out, notes=[*classes.notes]), Names(), Photos(run, options.photos)
+    summary, names, folder = ExportSummary(out, notes=[*classes.notes]), Names(), OutputFolder(run, out)
+    photos = Photos(run, options.photos, folder)
     unlisted = dropped = 0
     with ExitStack() as stack:
-        lists = _lists(out, stack, options)
+        lists = _lists(folder, out, stack, options)
         for record in labelled(run, summary, upright=options.photos != "none"):
             stem = names.stem(record.path)
             if not photos.bring(record, out / "JPEGImages" / f"{stem}{PHOTO_SUFFIX}"):
@@ -71,12 +73,12 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
             objects, class_values, object_values = _masks(record, classes, values, options)
             dropped += max(len(objects) - MOST, 0)
             objects = objects[:MOST]
-            write_text(out / "Annotations" / f"{stem}.xml", _xml(record, stem, objects, classes))
-            for folder, pixels in (("SegmentationClass", class_values), ("SegmentationObject", object_values)):
+            folder.write_text(out / "Annotations" / f"{stem}.xml", _xml(record, stem, objects, classes))
+            for name, pixels in (("SegmentationClass", class_values), ("SegmentationObject", object_values)):
                 image = Image.fromarray(pixels)
-                image.putpalette(palettes[folder])
-                with replacing(out / folder / f"{stem}.png") as temporary:
-                    image.save(temporary, "PNG")
+                image.putpalette(palettes[name])
+                with folder.replacing(out / name / f"{stem}.png") as mask:
+                    image.save(mask, "PNG")
             summary.annotations += len(objects)
             line = voc_line(stem)
             unlisted += line is None
@@ -84,7 +86,7 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
             for listed in (split, "trainval") if split != "test" else (split,):
                 for file in lists[listed] if line else ():
                     file.write(f"{line}\n")
-    with writing(out / "labelmap.txt") as file:
+    with folder.writing(out / "labelmap.txt") as file:
         file.write(_label_map(classes, values))
     if dropped:
         summary.notes.append(
@@ -97,12 +99,12 @@ def export(run: RunReader, out: Path, options: VocOptions) -> ExportSummary:
     return summary
 
 
-def _lists(out: Path, stack: ExitStack, options: VocOptions) -> dict[str, list[IO[str]]]:
+def _lists(folder: OutputFolder, out: Path, stack: ExitStack, options: VocOptions) -> dict[str, list[IO[str]]]:
     """The files that name the photos of each split, open for writing."""
-    folders = [out / "ImageSets" / kind for kind in ("Main", "Segmentation")]
-    refuse_other_splits(folder / f"{split}.txt" for split in options.unused for folder in folders)
+    kinds = [out / "ImageSets" / kind for kind in ("Main", "Segmentation")]
+    refuse_other_splits(kind / f"{split}.txt" for split in options.unused for kind in kinds)
     return {
-        name: [stack.enter_context(writing(folder / f"{name}.txt")) for folder in folders]
+        name: [stack.enter_context(folder.writing(kind / f"{name}.txt")) for kind in kinds]
         for name in (*options.splits, "trainval")
     }
 

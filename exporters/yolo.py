@@ -26,9 +26,10 @@ from annotator.wording import count
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
 from exporters.descriptions import about
-from exporters.files import Names, labelled, refuse_among_photos, refuse_other_splits, write_text, writing
+from exporters.files import Names, labelled, refuse_other_splits
 from exporters.layouts import PHOTO_SUFFIX, Photos
 from exporters.options import SPLITS, PhotoOptions, PolygonOptions, SplitOptions
+from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import pieces
 from exporters.polygons import Polygon
 from exporters.simplify import Outlines
@@ -60,7 +61,8 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
     classes = classes_of(run, options)
     numbers = {index: number for number, index in enumerate(classes.objects)}
     summary, outlines = ExportSummary(out, notes=[*classes.notes]), Outlines(options.simplify, "path")
-    photos = Photos(run, options.photos)
+    folder = OutputFolder(run, out)
+    photos = Photos(run, options.photos, folder)
     names = Names(UNFINDABLE)
     counts = dict.fromkeys(SPLITS, 0)
     for record in labelled(run, summary, upright=options.photos != "none"):
@@ -74,10 +76,10 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
             _line(numbers[piece.class_index], outlines.of(piece.rle, record.size)[0], record)
             for piece in pieces(record, classes.object_index, options.view)
         ]
-        write_text(label_in(split), "".join(lines))
+        folder.write_text(label_in(split), "".join(lines))
         counts[split] += 1
         summary.annotations += len(lines)
-    with writing(out / "data.yaml") as file:
+    with folder.writing(out / "data.yaml") as file:
         yaml.safe_dump(_data(classes, counts), file, allow_unicode=True, sort_keys=False)
     if any(counts.values()):
         summary.notes.append(

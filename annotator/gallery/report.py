@@ -20,8 +20,8 @@ from annotator.gallery.pages import PER_PAGE, Book, ClassPages, Links
 from annotator.gallery.spool import Spool
 from annotator.gallery.survey import Sort, Survey, survey_run
 from annotator.run import RunReader
-from exporters.files import refuse_among_photos
 from exporters.options import SelectedRun
+from exporters.output import refuse_among_photos
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that draw; Pillow lets go of the interpreter."""

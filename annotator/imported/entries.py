@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters.files import json_line, writing
+from annotator.files import replacing_text
+from exporters.files import json_line
 
 Entry = dict[str, Any]
 
@@ -42,5 +43,5 @@ def restore(file: Path, entries: Entries) -> None:
         annotation["image_id"] = images[annotation["image_id"]]["id"]
         for labelled in annotation.get("segments_info", [annotation]):
             labelled["category_id"] = own[labelled["category_id"]]
-    with writing(file) as text:
+    with replacing_text(file, durable=True) as text:
         text.write(json_line(content) + "\n")

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from annotator.corrections import VERDICTS, Reviewed, Verdict
+from annotator.files import replacing
 from annotator.record import ImageRecord
 from annotator.review.legend import Legend, Values
 from annotator.run import RunReader
-from exporters.files import replacing
 
 MASK, INSTANCES, LABELS, CAPTIONS = "segments", "instances", "labels", "captions"
 PNG_EFFORT = 3
@@ -111,8 +111,9 @@ def write_mask(folder: Path, path: str, values: Values) -> Path:
     """A gray PNG, named by the photo and by its content: the browser may keep the one it has."""
     photo = hashlib.sha256(path.encode()).hexdigest()[:24]
     file = folder / photo[:2] / f"{photo}-{_digest(values)}.png"
-    with replacing(file) as temporary:
-        Image.fromarray(values).save(temporary, "PNG", compress_level=PNG_EFFORT)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as opened:
+        Image.fromarray(values).save(opened, "PNG", compress_level=PNG_EFFORT)
     for older in file.parent.glob(f"{photo}-*.png"):
         if older != file:
             older.unlink()
