@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
+import stat
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +30,15 @@ TRY_SECONDS = 0.02
 """Between them: `refuse_held` of another process holds a file for less than that, to ask whether it is locked."""
 
 NAME = "run.lock"
+LONGEST = 64
+"""Bytes of what a lock file says."""
+_SAYS = re.compile(rb"(pid \d+)?")
 
 
 class Lock(Protocol):
+    def sign(self) -> None:
+        """Says who holds the lock, for others to read. Until then nothing in the folder was changed."""
+
     def check(self) -> None:
         """Raises `RunError` when another process has taken over."""
 
@@ -45,7 +56,7 @@ def refuse_held(directory: Path) -> None:
         _refuse_fresh(directory, _read(directory))
         return
     try:
-        handle = os.open(directory / NAME, os.O_RDWR)  # which complains of a file that cannot be written, too
+        handle = _open(directory / NAME)  # which complains of a file that cannot be written, too
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
@@ -55,11 +66,25 @@ def refuse_held(directory: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
+    """One process at a time in a folder of this machine, without a lock file in it.
+
+    wait: for the one before, else a `BlockingIOError`.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
 class _FileLock:
     """Held by the open file, so it goes with the process however that ends."""
 
     def __init__(self, directory: Path) -> None:
-        self._handle = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        self._handle = _open(directory / NAME, os.O_CREAT)
         for _ in range(LOCK_TRIES):
             if _flock(self._handle, fcntl.LOCK_EX):
                 break
@@ -68,14 +93,31 @@ class _FileLock:
             error = _held(directory, self._handle)
             os.close(self._handle)
             raise error
+
+    def sign(self) -> None:
         os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"pid {os.getpid()}".encode())
+        os.pwrite(self._handle, f"pid {os.getpid()}".encode(), 0)
 
     def check(self) -> None:
         pass
 
     def release(self) -> None:
         os.close(self._handle)
+
+
+def _open(file: Path, flags: int = 0) -> int:
+    """A lock file and nothing else: a pipe is a `RunError`, and a link, symbolic or hard, to some other file."""
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RunError(f"{file}: expected the lock of a run, but found a link; delete it") from None
+        raise
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and (status.st_nlink < 2 or _SAYS.fullmatch(os.pread(handle, LONGEST + 1, 0))):
+        return handle
+    os.close(handle)
+    raise RunError(f"{file}: expected the lock of a run, but found another file under that name; delete it")
 
 
 def _flock(handle: int, kind: int) -> bool:
@@ -88,7 +130,7 @@ def _flock(handle: int, kind: int) -> bool:
 
 
 def _held(directory: Path, handle: int) -> RunError:
-    holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
+    holder = os.pread(handle, LONGEST, 0).decode(errors="replace").strip()
     return RunError(f"{directory}: another process ({holder}) is writing this run; wait for it or choose another --out")
 
 
@@ -110,6 +152,9 @@ class _StoreLock:
                 _refuse_fresh(directory, _read(directory))
                 raise RunError(f"{directory}: another process took this run over just now; choose another --out")
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
+
+    def sign(self) -> None:
+        pass  # it was made with its holder's name in it
 
     def check(self) -> None:
         if self._lost:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from annotator import storage
 from annotator.errors import ConfigError
+from annotator.files import replacing_text
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
 from annotator.storage import is_remote, place
@@ -129,15 +128,8 @@ def _relabelled(record: ImageRecord, classes: NDArray[np.int32], vocabulary: Voc
 @contextmanager
 def _mapping(folder: Path) -> Iterator[Callable[[Sequence[object]], object]]:
     """Writes rows; the file appears when all of them are there. A resumed run writes it anew, which costs little."""
-    temporary = folder / f".{MAPPING_FILE}.tmp"
     (folder / MAPPING_FILE).unlink(missing_ok=True)  # an older one would not be of these parts
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(MAPPING_COLUMNS)
-            yield writer.writerow
-            file.flush()
-            os.fsync(file.fileno())
-        storage.move(temporary, folder / MAPPING_FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_text(folder / MAPPING_FILE, durable=True) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(MAPPING_COLUMNS)
+        yield writer.writerow

@@ -40,7 +40,7 @@ from annotator.vocabulary import Vocabulary
 PART_ROWS = 256
 PART_SECONDS = 30.0
 
-_HALF_WRITTEN = re.compile(r"\.(run\.json|part-\d+\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp")
+_HALF_WRITTEN = re.compile(r"\.(run\.json|mapping\.csv|part-\d+\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp")
 
 
 class RunWriter:
@@ -77,10 +77,11 @@ class RunWriter:
         except OSError as error:
             raise cannot_be_written(directory, error) from None
         try:
+            if not overwrite and storage.exists(directory / "run.json"):
+                refuse_other_config(directory, manifest)  # another process may have begun it since it was checked
+            lock.sign()
             if overwrite:
                 _remove_parts(directory)
-            elif storage.exists(directory / "run.json"):
-                refuse_other_config(directory, manifest)  # another process may have begun it since it was checked
             if retry_failed:
                 _drop_failed(directory)
             return cls(directory, manifest, lock)

@@ -13,9 +13,12 @@ from pathlib import Path
 from annotator import locks, storage
 from annotator.differences import differences
 from annotator.errors import RunError
+from annotator.files import refuse_leading_out
 from annotator.manifest import Manifest
 from annotator.parts import parts_folder
 
+WRITTEN = ("parts", "ledger", "todo")
+"""Folders in a run that a run writes to."""
 _LEFT_EARLY = re.compile(r"parts|run\.lock|\.run\.json(\.[0-9a-f-]+)?\.tmp")
 
 
@@ -24,6 +27,8 @@ def check_run(directory: Path, manifest: Manifest, *, overwrite: bool = False) -
     try:
         _refuse_foreign(directory)
         if not storage.is_remote(directory):  # whether a store takes writes, only a write would tell
+            for name in WRITTEN:
+                refuse_leading_out(directory / name, directory)
             _require_writable(directory)
         locks.refuse_held(directory)
         is_run = storage.exists(directory / "run.json")
