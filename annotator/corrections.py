@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annotator import storage
 from annotator.errors import RunError
+from annotator.files import Draft, move, refuse_leading_out
+from annotator.locks import alone_in
 from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
 from annotator.run import RunReader
@@ -160,26 +160,23 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
     if not first:
         return None
     folder = _folder(directory)
+    refuse_leading_out(folder, directory)
     folder.mkdir(exist_ok=True)
-    number = max((_number(file) for file in _files(directory)), default=0) + 1
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    target = folder / f"{number:06d}.parquet"
-    temporary = folder / f".{target.name}.tmp"
+    draft = Draft(folder / "pull", durable=True)
     try:
-        with (
-            open(temporary, "wb") as file,
-            pq.ParquetWriter(file, _SCHEMA.with_metadata({CREATED: created}), compression="zstd") as writer,
-        ):
+        with pq.ParquetWriter(draft.file, _SCHEMA.with_metadata({CREATED: created}), compression="zstd") as writer:
             batch = first
             while batch:
                 writer.write_table(_to_table(batch))
                 batch = list(islice(rows, BATCH_ROWS))
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        storage.move(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        draft.close()
+        with alone_in(folder, wait=True):  # else two pulls at once would take one number
+            number = max(map(_number, _files(directory)), default=0) + 1
+            target = draft.publish(folder / f"{number:06d}.parquet")
+    except BaseException:
+        draft.discard()
+        raise
     return _describe(target)
 
 
@@ -190,9 +187,14 @@ def pulls(directory: Path) -> list[Pull]:
 
 def undo(directory: Path, number: int) -> Pull:
     """Takes one pull out of the layer. What later pulls say of its photos still holds."""
-    for file in _files(directory):
-        if _number(file) == number and file.suffix == ".parquet":
-            return _describe(file.rename(file.with_suffix(".undone")))
+    folder = _folder(directory)
+    if folder.is_dir():
+        refuse_leading_out(folder, directory)
+        with alone_in(folder, wait=True):
+            for file in _files(directory):
+                if _number(file) == number and file.suffix == ".parquet":
+                    move(file, file.with_suffix(".undone"), durable=True)
+                    return _describe(file.with_suffix(".undone"))
     there = ", ".join(str(_number(file)) for file in _files(directory) if file.suffix == ".parquet") or "none"
     raise RunError(f"{directory}: expected a pull that is not undone ({there}), but got {number}; see review --list")
 

@@ -39,10 +39,12 @@ class Draft:
                 os.fsync(self.file.fileno())
             self.file.close()
 
-    def publish(self) -> None:
-        """Moves the file to its place, over what is there."""
+    def publish(self, path: Path | None = None) -> Path:
+        """Moves the file to its place, over what is there; to `path`, in the same folder, where one is given."""
         self.close()
+        self.path = path or self.path
         move(self._hidden, self.path, durable=self._durable)
+        return self.path
 
     def discard(self) -> None:
         with suppress(OSError):  # a full disk, which has been reported

@@ -10,15 +10,14 @@ old one; only then the old files go. A process that is killed leaves the old rep
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from annotator.errors import ConfigError
 from annotator.gallery.markup import escaped
+from annotator.locks import alone_in
 from annotator.run import write_atomically
 
 INDEX = "index.html"
@@ -39,18 +38,15 @@ def new_edition(out: Path, run_hash: str, overwrite: bool) -> Iterator[tuple[Pat
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from None
-    handle = os.open(out, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(alone_in(out, wait=False))
         except BlockingIOError:
             raise ConfigError(
                 f"{out}: another process is writing this report; wait for it or choose another --out"
             ) from None
         _check(out, run_hash, overwrite)
         yield from _fill(out)
-    finally:
-        os.close(handle)
 
 
 def _fill(out: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
@@ -68,7 +64,7 @@ def _fill(out: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
         yield folder, publish
     finally:
         for gone in old if kept else [folder]:
-            shutil.rmtree(gone)
+            gone.unlink() if gone.is_symlink() else shutil.rmtree(gone)
 
 
 def _check(out: Path, run_hash: str, overwrite: bool) -> None:
