@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from annotator.config import RunConfig
 from annotator.errors import ConfigError
+from annotator.files import refuse_leading_out, replacing, replacing_text
 from annotator.fonts import font_for
 from annotator.run import RunReader, open_run
 from annotator.show import draw
@@ -55,6 +56,8 @@ def make_demo(
     from annotator import pipeline
 
     photos, spec = out / "photos", find(labeler).spec
+    for name in ("photos", "run", "masks", "overlays", "captions"):
+        refuse_leading_out(out / name, out)
     say(f"writing sample photos to {photos}")
     write_photos(photos)
     config = RunConfig(
@@ -81,15 +84,21 @@ def make_demo(
         _draw_captions(run, pictures)
     overview = out / "overview.png"
     title = f"{labeler}, pack {job.networks.pack}"
-    contact_sheet(sorted(pictures.glob("*.jpg")), title).save(overview)
+    _save(contact_sheet(sorted(pictures.glob("*.jpg")), title), overview, "PNG")
     return overview
 
 
 def _write_classes(out: Path, background: bool) -> Path:
     """Sky and trees are classes here, so that a background is there only where a labeler needs one."""
     file = out / "classes.txt"
-    file.write_text(("background\n" if background else "") + CLASSES, encoding="utf-8")
+    with replacing_text(file) as opened:
+        opened.write(("background\n" if background else "") + CLASSES)
     return file
+
+
+def _save(image: Image.Image, file: Path, format: str, quality: int = 95) -> None:
+    with replacing(file) as opened:
+        image.save(opened, format, quality=quality)
 
 
 def _draw_captions(run: RunReader, folder: Path) -> None:
@@ -97,7 +106,7 @@ def _draw_captions(run: RunReader, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for record in run.records():
         with Image.open(run.image_root / record.path) as photo:
-            draw(record, np.asarray(photo.convert("RGB"))).save(folder / record.path, quality=92)
+            _save(draw(record, np.asarray(photo.convert("RGB"))), folder / record.path, "JPEG", quality=92)
 
 
 def write_photos(folder: Path) -> None:
@@ -114,9 +123,9 @@ def write_photos(folder: Path) -> None:
         except Exception:  # not in the wheel, and its download is out of reach
             continue
         pixels = loaded[0] if isinstance(loaded, tuple) else loaded
-        Image.fromarray(np.asarray(pixels)).convert("RGB").save(folder / f"{name}.jpg", quality=95)
+        _save(Image.fromarray(np.asarray(pixels)).convert("RGB"), folder / f"{name}.jpg", "JPEG")
     for name in SKLEARN:
-        Image.fromarray(load_sample_image(name)).save(folder / name, quality=95)
+        _save(Image.fromarray(load_sample_image(name)), folder / name, "JPEG")
 
 
 def contact_sheet(overlays: list[Path], title: str) -> Image.Image:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from annotator.files import replacing
 from annotator.finite_json import report_text
 from annotator.run import write_atomically
 from evaluation.open_evaluation import OpenEvaluation
@@ -57,7 +58,8 @@ def write_open_report(evaluation: OpenEvaluation, folder: str | Path) -> list[Pa
         write_atomically(folder / name, text)
     pictures = {folder / f"{name}.png": curves for name, curves in evaluation.curves.items()}
     for path, curves in pictures.items():
-        curves.draw().save(path)
+        with replacing(path) as file:
+            curves.draw().save(file, "PNG")
     return [*(folder / name for name in texts), *pictures]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.errors import ConfigError
+from annotator.files import replacing
 from annotator.finite_json import report_text
 from annotator.run import write_atomically
 from evaluation.confusion import Evaluation
@@ -62,9 +63,9 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
-    draw_confusion(evaluation.matrix.counts, [printable(name) for name in evaluation.matrix.classes]).save(
-        folder / "confusion.png"
-    )
+    picture = draw_confusion(evaluation.matrix.counts, [printable(name) for name in evaluation.matrix.classes])
+    with replacing(folder / "confusion.png") as file:
+        picture.save(file, "PNG")
     return [*(folder / name for name in texts), folder / "confusion.png"]
 
 

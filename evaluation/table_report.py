@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from annotator.files import replacing
 from annotator.finite_json import report_text
 from annotator.run import RunReader, write_atomically
 from evaluation.benchmarks import Benchmark, BenchmarkResult
@@ -136,7 +137,8 @@ def write_table(table: Table, folder: str | Path) -> list[Path]:
             title, everyone, benchmark.classes, shares, _basis(table, [name])
         )
     for name, picture in pictures.items():
-        picture.save(folder / name)
+        with replacing(folder / name) as file:
+            picture.save(file, "PNG")
     texts = {
         "table.md": _markdown(table, list(pictures)),
         "table.json": report_text(as_dict(table)),

@@ -102,13 +102,10 @@ def refuse_among_photos(run: RunReader, folder: Path) -> None:
 
     Also where neither is there, as a disk may be that is not mounted now.
     """
-    target, identity = folder.resolve(), _identity(folder)
+    target = folder.resolve()
     clear: set[Path] = set()
     for photo in _local_photos(run):
-        if photo.parent in clear:
-            continue
-        real = photo.parent.resolve()
-        if any(above == target or (identity and _identity(above) == identity) for above in (real, *real.parents)):
+        if photo.parent not in clear and photo.parent.resolve().is_relative_to(target):
             raise ConfigError(
                 f"expected a folder apart from the photos, but {folder} holds {photo}; choose another {option('out')}"
             )
@@ -118,12 +115,3 @@ def refuse_among_photos(run: RunReader, folder: Path) -> None:
 def _local_photos(run: RunReader) -> Iterator[Path]:
     if not is_remote(run.image_root):
         yield from (run.image_root / record.path for record in run.records(segments=False))
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Device and inode, which two paths or mounts of one folder share; None where there is none."""
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

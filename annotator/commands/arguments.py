@@ -62,13 +62,18 @@ PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="auto, fp32, bf16
 
 def results_in(run: Path, out: Path | None, default: str) -> Path:
     """Where a command writes what it makes of a run: `out`, or the place of that name in the run."""
+    from annotator.files import refuse_leading_out
     from annotator.storage import is_remote, is_url
 
     if out is not None and is_url(str(out).replace(":/", "://", 1)):  # `Path` makes one slash of two
         raise ConfigError(f"--out {out}: expected a folder or file of this machine, but got a URL; only runs go there")
     if out is None and is_remote(run):
         raise ConfigError(f"{run}: expected --out, a folder or file of this machine, as the run is at a URL")
-    return out or run / default
+    if out is not None:
+        return out
+    place = run / default
+    refuse_leading_out(place if place.is_dir() else place.parent, run)
+    return place
 
 
 def parse_weights(given: list[str] | None) -> dict[str, str]:

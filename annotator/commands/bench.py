@@ -65,6 +65,7 @@ def bench(
     from annotator.bench.picture import draw_bench
     from annotator.bench.table import headline, photos_line, result_lines, stage_table
     from annotator.config import RunConfig
+    from annotator.files import replacing
     from annotator.finite_json import report_text
     from annotator.images import open_source
     from annotator.run import write_atomically
@@ -99,5 +100,6 @@ def bench(
         write_atomically(json_, report_text(measured.to_json()))
         console.out.print(f"figures → {json_}", markup=False)
     if picture is not None:
-        draw_bench(measured).save(picture, "PNG")
+        with replacing(picture) as opened:
+            draw_bench(measured).save(opened, "PNG")
         console.print_picture(picture)

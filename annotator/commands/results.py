@@ -157,21 +157,25 @@ def show(
     """One photo's segments: the tree in which they were joined, with captions and scores, and a picture of them."""
     from annotator import console
     from annotator.decode import decode
-    from annotator.errors import ImageError
+    from annotator.errors import ConfigError, ImageError
     from annotator.show import SIDE, draw, find_record, tree_lines
     from annotator.whereabouts import open_run_at
+    from exporters.output import OutputFolder
 
     opened = open_run_at(run, images)
     record = find_record(opened, image)
     console.print_lines(tree_lines(record))
     if record.status == "failed":
         return
+    picture = results_in(run, out, f"show/{record.path}.png")
+    format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(picture.suffix.lower())
+    if format is None:
+        raise ConfigError(f"--out {picture}: expected a name that ends in .png or .jpg")
     path = opened.image_root / record.path
     try:
         photo = decode(path, working_side=SIDE).pixels
     except ImageError as error:
         raise ImageError(f"{path}: {error}; only the tree can be shown, unless --images says where it is") from None
-    picture = results_in(run, out, f"show/{record.path}.png")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(record, photo).save(picture)
+    with OutputFolder(opened, picture.parent).replacing(picture) as file:
+        draw(record, photo).save(file, format)
     console.print_picture(picture)

@@ -7,7 +7,6 @@ fields/segments/               the masks, and besides those that stand beside th
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from annotator.errors import ConfigError
+from annotator.files import hidden_name, refuse_leading_out
 from annotator.review.dataset import BATCH, RUN_KEY, Opened, Progress, is_edited
 from annotator.review.samples import MASK
 from annotator.review.views import OTHER, TRUTH
@@ -69,7 +69,7 @@ def export_folder(
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """A folder beside the target, which gets its name when the block ends well."""
-    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.tmp")
+    temporary = hidden_name(target)
     temporary.mkdir()
     try:
         yield temporary
@@ -122,6 +122,7 @@ def _photo(run: RunReader, path: str, folder: Path, photos: Bring) -> Path | Non
     source, target = (run.image_root / path).absolute(), folder / "data" / path
     if not source.is_file():
         return None
+    refuse_leading_out(target.parent, folder)
     if photos == "copy":
         return _copied(source, target)
     target.parent.mkdir(parents=True, exist_ok=True)
