@@ -15,7 +15,7 @@ from helpers_runs import manifest
 from reference.open_runs import Labelled, write_run
 
 from annotator import ledger, relabel, storage
-from annotator.corrections import Correction, append, fingerprint
+from annotator.corrections import Correction, append, fingerprint, undo
 from annotator.run import ImageRecord, RunReader, RunWriter, write_part
 from annotator.vocabulary import Vocabulary
 from exporters import base as exporters
@@ -102,6 +102,11 @@ def write_pull(folder: Path) -> None:
     append(run.directory, [Correction("a.jpg", 2, 1, "approve", False, fingerprint(record.segments), ())])
 
 
+def undo_pull(folder: Path) -> None:
+    write_pull(folder)
+    undo(folder / "run", 1)
+
+
 def write_mapping(folder: Path) -> None:
     with relabel._mapping(folder) as write:
         write(["a.jpg", 0, "dog"])
@@ -114,6 +119,7 @@ def write_mapping(folder: Path) -> None:
         (write_one_part, {"part-000000.parquet"}),
         (write_whole_run, {"run.json", "part-000005.parquet", "ledger-000000.parquet"}),
         (write_pull, {"000001.parquet"}),
+        (undo_pull, {"000001.undone"}),
         (write_mapping, {"mapping.csv"}),
     ],
 )
