@@ -12,6 +12,8 @@ register such a function in a module that the entry-point group `annotator.expor
 * A format with a suffix writes one file: `out` ends in that suffix, is no folder, and the folder it belongs in exists.
   With `SplitOptions` among its options it is called once per split, with a file name for each.
 * Any other format writes into the folder `out`, which exists.
+* `OutputFolder(run, out)` of `exporters.output` writes files that stay inside `out` and off the run's photos; whoever
+  names files after photos should write through it.
 * The summary's `files` are what the user is told was written: `out`, unless the exporter lists more or others.
 """
 

@@ -91,7 +91,7 @@ class _Photos:
         """Sorted, by device; asked for only where a file is in the way."""
         by_device: dict[int, array[int]] = {}
         for photo in _local_photos(self._run):
-            with suppress(OSError):  # gone, so it cannot be written over
+            with suppress(OSError, ValueError):  # gone, or no path at all, so it cannot be written over
                 found = photo.stat()
                 by_device.setdefault(found.st_dev, array("Q")).append(found.st_ino)
         return {device: np.sort(np.frombuffer(inodes, np.uint64)) for device, inodes in by_device.items()}
