@@ -22,7 +22,7 @@ from reference.open_runs import Labelled, write_run
 from annotator import relabel
 from annotator.corrections import Correction, append, fingerprint, pulls, undo
 from annotator.errors import AnnotatorError, ConfigError
-from annotator.files import append_text, refuse_leading_out, replace_with_link, replacing, replacing_text
+from annotator.files import append_text, hidden_name, refuse_leading_out, replace_with_link, replacing, replacing_text
 from annotator.models.phrases import PhraseBank, save_phrases
 from annotator.models.weights import write_note
 from annotator.review.samples import write_mask
@@ -287,3 +287,16 @@ def test_two_pulls_at_once_are_two_pulls(tmp_path: Path) -> None:
         thread.join()
     assert [(pull.number, pull.photos) for pull in pulls(run.directory)] == [(1, 300), (2, 300)]
     assert len(list((run.directory / "corrections").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "mapping.csv", "parts/part-000001.parquet", "ledger/ledger-000000.parquet"]
+)
+def test_what_a_killed_process_left_is_removed_by_the_next(name: str, tmp_path: Path) -> None:
+    with RunWriter.open(tmp_path, manifest()):
+        pass
+    (tmp_path / "ledger").mkdir(exist_ok=True)
+    left = hidden_name(tmp_path / name)
+    left.write_text("half")
+    with RunWriter.open(tmp_path, manifest()):
+        assert not left.exists()
