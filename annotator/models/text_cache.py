@@ -24,6 +24,7 @@ from annotator.models.weights import cache_folder
 KEEP_SECONDS = 1.0
 """An interrupted start loses no more than that."""
 
+DIGEST = hashlib.sha256().digest_size
 CPU = torch.device("cpu")
 Embed = Callable[[Sequence[str], Sequence[str]], Tensor]
 
@@ -56,10 +57,12 @@ class TextCache:
             database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB)")
             for name in names:
                 key = self._key(name, templates, computer)
-                found = database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
-                if found is None:
-                    made.append((key, embed([name], templates)[0].numpy().astype("<f4").tobytes()))
-                vectors += found[0] if found else made[-1][1]
+                row = database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+                vector = _opened(key, row[0]) if row else None
+                if vector is None:
+                    vector = embed([name], templates)[0].numpy().astype("<f4").tobytes()
+                    made.append((key, _sealed(key, vector)))
+                vectors += vector
                 if time.monotonic() - kept > KEEP_SECONDS:
                     _keep(database, made)
                     kept = time.monotonic()
@@ -78,6 +81,17 @@ def computed_by(device: torch.device) -> str:
     elif device.type == "cpu":
         model = torch.backends.cpu.get_cpu_capability()
     return f"torch {torch.__version__} {device.type} {model}"
+
+
+def _sealed(key: bytes, vector: bytes) -> bytes:
+    """With a digest in front, so that no vector is taken for another's, or for what it was before it was damaged."""
+    return hashlib.sha256(key + vector).digest() + vector
+
+
+def _opened(key: bytes, sealed: object) -> bytes | None:
+    """None where it is not what was written."""
+    vector = sealed[DIGEST:] if isinstance(sealed, bytes) else b""
+    return vector if sealed == _sealed(key, vector) else None
 
 
 def _keep(database: sqlite3.Connection, made: list[tuple[bytes, bytes]]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,51 @@ assert sorted(found[:, 1].tolist()) == [float(index) for index in range(200)]
 
 
 @pytest.mark.stress
+def change_entries(folder: Path, change: Callable[[bytes], object]) -> None:
+    with closing(sqlite3.connect(folder / "text-embeddings.sqlite")) as database, database:
+        for key, vector in database.execute("SELECT key, vector FROM embeddings").fetchall():
+            database.execute("UPDATE embeddings SET vector = ? WHERE key = ?", (change(vector), key))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda vector: None,
+        lambda vector: "text",
+        lambda vector: 5,
+        lambda vector: b"",
+        lambda vector: vector[:-1],
+        lambda vector: vector[:-4],
+        lambda vector: vector + bytes(4),
+        lambda vector: bytes(len(vector)),
+        lambda vector: vector[:-4] + np.float32(np.nan).tobytes(),
+        lambda vector: vector[:-1] + bytes([vector[-1] ^ 1]),
+        lambda vector: bytes([vector[0] ^ 1]) + vector[1:],
+        lambda vector: vector[32:],  # as versions before digests wrote it
+    ],
+)
+def test_an_entry_that_is_not_what_was_written_is_made_anew(own_caches: Path, change: Callable) -> None:
+    made = clip(Counting(), "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+    (folder,) = {file.parent for file in own_caches.rglob("text-embeddings.sqlite")}
+    change_entries(folder, change)
+    text, after = Counting(), Counting()
+    found = clip(text, "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+    assert text.asked == ["a cat", "the cat", "a dog", "the dog"]
+    torch.testing.assert_close(found, made, rtol=0, atol=0)
+    clip(after, "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+    assert after.asked == []
+
+
+def test_an_entry_is_its_own_names_only(own_caches: Path) -> None:
+    """Two vectors that changed places are each of the wrong class."""
+    made = clip(Counting(), "abc").text_embeddings(["cat", "horse"], TEMPLATES)
+    (folder,) = {file.parent for file in own_caches.rglob("text-embeddings.sqlite")}
+    with closing(sqlite3.connect(folder / "text-embeddings.sqlite")) as database:
+        vectors = [vector for (vector,) in database.execute("SELECT vector FROM embeddings ORDER BY key")]
+    change_entries(folder, dict(zip(vectors, reversed(vectors), strict=True)).__getitem__)
+    torch.testing.assert_close(clip(Counting(), "abc").text_embeddings(["cat", "horse"], TEMPLATES), made)
+
+
 def test_two_processes_write_at_once() -> None:
     command = [sys.executable, "-c", WRITER]
     with started([*command, "up"]) as first, started([*command, "down"]) as second:
