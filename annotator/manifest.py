@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from annotator import storage
-from annotator.errors import RunError
+from annotator.config import parameters_from
+from annotator.errors import ConfigError, RunError
+from annotator.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
+DIGEST = "digest"
+"""Of all the rest of run.json."""
 
 
 @dataclass
@@ -38,26 +43,41 @@ class Manifest:
         return self.vocabulary is None
 
     def save(self, directory: Path) -> None:
-        write_atomically(directory / "run.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        content = asdict(self)
+        content[DIGEST] = _digest(content)
+        write_atomically(directory / "run.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
         path = directory / "run.json"
         try:
             content = json.loads(storage.read_bytes(path))
-            if content["schema"] == SCHEMA_VERSION:
-                return cls(**content)
+            if not isinstance(content, dict):
+                raise TypeError(f"expected names and values, but found {type(content).__name__}")
+            if content["schema"] != SCHEMA_VERSION:
+                raise RunError(
+                    f"{path}: expected schema {SCHEMA_VERSION}, but found {content['schema']!r}; "
+                    "read it with the version of the tool that made it"
+                )
+            if DIGEST in content and content.pop(DIGEST) != _digest(content):
+                raise ValueError(f"it is not what was written; if you changed it, take its line {DIGEST!r} out")
+            found = parameters_from(cls, content, "run.json")
+            if found.vocabulary is not None:
+                Vocabulary.from_dict(found.vocabulary)
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{directory}: no run here (run.json is missing); `annotate run` makes one") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ConfigError, ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(
-                f"{path}: damaged ({error}); the parts beside it are unharmed: put it back, "
-                "or start anew with --overwrite"
+                f"{path}: damaged ({reason}); the parts beside it are unharmed: put a copy of it back, such as "
+                "`annotate run` with --limit 0 and another --out writes, or start anew with --overwrite"
             ) from None
-        raise RunError(
-            f"{path}: expected schema {SCHEMA_VERSION}, but found {content['schema']}; "
-            "read it with the version of the tool that made it"
-        )
+        return found
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

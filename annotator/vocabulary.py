@@ -123,17 +123,11 @@ class Vocabulary:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Vocabulary:
         """Takes what any version wrote: a run that was labelled stays readable when the rules for new lists change."""
-        entries = tuple(
-            ClassEntry(
-                **{
-                    **entry,
-                    "prompts": tuple(entry["prompts"]),
-                    "color": tuple(entry["color"]) if entry["color"] else None,
-                }
-            )
-            for entry in content["entries"]
-        )
-        return cls(entries, tuple(content["templates"]), content["source"])
+        entries = tuple(_entry_from_dict(entry) for entry in content["entries"])
+        templates = tuple(content["templates"])
+        if not entries or not all(isinstance(text, str) for text in (*templates, content["source"])):
+            raise ValueError("the vocabulary has no classes, or its templates are no text")
+        return cls(entries, templates, content["source"])
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Vocabulary:
@@ -167,6 +161,23 @@ class Vocabulary:
         if path.suffix.lower() in (".yaml", ".yml"):
             return _from_yaml(text, str(path))
         return _from_lines([COMMENT.sub("", line) for line in text.splitlines()], _Origin(str(path), "line"))
+
+
+def _entry_from_dict(content: dict[str, Any]) -> ClassEntry:
+    """Raises ValueError, TypeError or KeyError for what is none."""
+    color = content["color"]
+    entry = ClassEntry(**{**content, "prompts": tuple(content["prompts"]), "color": tuple(color) if color else None})
+    texts = (entry.name, *entry.prompts, *([] if entry.merge_into is None else [entry.merge_into]))
+    parts = entry.color or (0, 0, 0)
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or len(parts) != 3
+        or not all(type(part) is int and 0 <= part <= 255 for part in parts)
+        or not isinstance(entry.threshold, int | float | None)
+        or not all(type(flag) is bool for flag in (entry.background, entry.ignore))
+    ):
+        raise ValueError(f"{entry.name!r} is no class as a vocabulary has them")
+    return entry
 
 
 def as_vocabulary(source: Vocabulary | str | Path | Sequence[str]) -> Vocabulary:
