@@ -24,6 +24,7 @@ from PIL import Image
 from annotator.files import refuse_leading_out
 from annotator.prediction import NOTHING, Segment
 from annotator.run import ImageRecord, RunReader
+from annotator.run_lengths import run_lengths
 from annotator.spelling import option
 from exporters.base import ExportSummary, register
 from exporters.classes import Classes, classes_of
@@ -32,7 +33,6 @@ from exporters.files import Names, json_line, labelled, list_writer
 from exporters.options import PolygonOptions, SplitOptions
 from exporters.output import OutputFolder, refuse_among_photos
 from exporters.pieces import IndexOf, Piece, piece_map, pieces
-from exporters.rle import run_lengths
 from exporters.simplify import Outlines
 
 Segmentation = Literal["polygon", "rle", "rle-uncompressed"]

@@ -131,7 +131,9 @@ class Shards:
         if self._writer is None:
             path = self._data / f"{self._split}-{len(self._shards):05d}.parquet"
             self._shards.append(self._folder.draft(path))
-            self._writer = pq.ParquetWriter(self._shards[-1].file, self._schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._shards[-1].file, self._schema, compression="zstd", write_page_checksum=True
+            )
         self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
         self._waiting, self._bytes = [], 0
         if self._shards[-1].file.tell() >= SHARD_BYTES:

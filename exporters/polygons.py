@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.rle import run_lengths
+from annotator.run_lengths import run_lengths
 
 MOST_BYTES = 2**28
 """Readers such as torchvision's reference decode each polygon of an annotation to a full mask of its own. Where

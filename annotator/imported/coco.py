@@ -164,7 +164,10 @@ def _is_one_part(mask: Mask, numbers: LabelMap) -> bool:
 def _score(annotation: dict[str, Any]) -> float:
     """1 where it says none, or no finite number."""
     score = annotation.get("score", 1.0)
-    return float(score) if isinstance(score, int | float) and math.isfinite(score) else 1.0
+    try:
+        return float(score) if isinstance(score, int | float) and math.isfinite(score) else 1.0
+    except OverflowError:  # JSON's whole numbers have no end
+        return 1.0
 
 
 def _targets(file: CocoFile, vocabulary: Vocabulary) -> list[int]:

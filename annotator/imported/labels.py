@@ -133,7 +133,7 @@ def listed_classes(file: Path) -> Vocabulary:
 
 def refuse_outside(source: Path, path: str) -> None:
     """Raises for a photo's name that leads out of the folder that exports are written to."""
-    if not path or path == "." or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if not path or path == "." or "\0" in path or path.startswith("/") or ".." in PurePosixPath(path).parts:
         raise ConfigError(
             f"{source}: expected photos by a path inside their folder, but found {path!r}; rename it there"
         )

@@ -104,8 +104,11 @@ def values_of(folder: Path, classes_file: Path | None) -> Values:
         vocabulary = listed_classes(file)
         return Values(vocabulary, {index: index for index in range(len(vocabulary))}, file)
     try:
-        names = {int(value): name for value, name in json.loads(file.read_bytes()).items()}
-    except (ValueError, AttributeError, OSError) as error:
+        pairs = json.loads(file.read_bytes(), object_pairs_hook=list)
+        names = {int(value): name for value, name in pairs}
+        if len(names) < len(pairs):
+            raise ValueError("a value stands there twice")
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise ConfigError(f"{file}: expected an object of value: class name, but it cannot be read ({error})") from None
     if not all(isinstance(name, str) and 0 <= value < 65535 for value, name in names.items()):
         raise ConfigError(f"{file}: expected class names by values from 0 to 65534, but found others")

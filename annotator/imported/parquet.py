@@ -6,7 +6,7 @@ The photos in its shards are left there; `--images` says where they are as files
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,12 @@ from annotator.imported.labels import Labels, Measured, Tally, measure, record_o
 from annotator.imported.masks import Values, indices_of, values_of
 from annotator.record import ImageRecord
 
-COLUMNS = ("path", "width", "height", "mask")
+COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
+    "path": pa.types.is_string,
+    "width": pa.types.is_integer,
+    "height": pa.types.is_integer,
+    "mask": lambda kind: pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes"},
+}
 BATCH = 16
 
 
@@ -53,13 +58,19 @@ def _records(folder: Path, images: Path | None, values: Values, tally: Tally) ->
 
 def _rows(shard: Path) -> Iterator[dict]:
     try:
-        with pq.ParquetFile(shard) as file:
+        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
             if missing := set(COLUMNS).difference(file.schema_arrow.names):
                 raise ConfigError(
                     f"{shard}: expected the columns {', '.join(COLUMNS)}, as an export to hf-dataset has them, but "
                     f"{min(missing)} is missing"
                 )
+            for name, fits in COLUMNS.items():
+                if not fits(found := file.schema_arrow.field(name).type):
+                    raise ConfigError(f"{shard}: expected {name} as an export to hf-dataset has it, but it is {found}")
             for batch in file.iter_batches(BATCH, columns=list(COLUMNS)):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    if None in row.values() or row["mask"]["bytes"] is None:
+                        raise ConfigError(f"{shard}: expected photos with size and mask, but {row['path']!r} lacks one")
+                    yield row
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{shard}: cannot be read ({error})") from None

@@ -150,8 +150,14 @@ def test_file_names_meet(make_run: Callable, tmp_path: Path, photo: str, file_na
         (annotation(CAT, {"size": [5, 4], "counts": [20]}), r"expected RLE of size \[4, 5\], but found \[5, 4\]"),
         (annotation(CAT, {"size": [4, 5], "counts": [3, 4]}), "expected RLE counts that add up to 20"),
         (annotation(CAT, {"size": [4, 5], "counts": [23, -3]}), "expected RLE counts that add up to 20"),
-        (annotation(CAT, {"size": [4, 5], "counts": "zzz"}), "Invalid RLE mask representation"),
+        (annotation(CAT, {"size": [4, 5], "counts": "zzz"}), "expected RLE counts that add up to 20"),
         (annotation(CAT, {"size": [4, 5]}), "expected RLE counts"),
+        (annotation(CAT, {"size": [4, 5], "counts": "11"}), "expected RLE counts that add up to 20"),  # two pixels
+        (annotation(CAT, {"size": [4, 5], "counts": ""}), "expected RLE counts that add up to 20"),
+        (annotation(CAT, {"size": [4, 5], "counts": "\0\0"}), "expected RLE counts that add up to 20"),
+        (annotation(CAT, {"size": [4, 5], "counts": "d0o"}), "expected RLE counts that add up to 20"),
+        (annotation(CAT, {"size": [4, 5], "counts": [True] * 20}), "expected RLE counts that add up to 20"),
+        (annotation(CAT, [[0, 0, 3, 0, 3, 3, 1]]), "expected polygons as lists of x, y"),  # seven numbers
     ],
 )
 def test_annotations_that_are_wrong(paint: Callable, wrong: dict, message: str) -> None:
@@ -160,14 +166,35 @@ def test_annotations_that_are_wrong(paint: Callable, wrong: dict, message: str) 
     assert "\n" not in str(caught.value)
 
 
+BAD_NAMES = (None, 3, ["cat"], "\ud800", "c\0t")
+BAD_IMAGES = [
+    *(("file_name", value) for value in BAD_NAMES),
+    *(("width", value) for value in ("5", 5.0, None, True)),
+    *(("id", value) for value in (None, [1], 1.0)),
+]
+
+
+def with_value(name: str, field: str, value: object) -> str:
+    first, *others = coco()[name]
+    return json.dumps({**coco(), name: [{**first, field: value}, *others]})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "expected COCO JSON, but it cannot be read"),
         ("[]", "JSON of another layout"),
         ('{"images": [], "annotations": []}', "but 'categories' is missing"),
-        ('{"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [], "categories": []}', "'height' is missing"),
+        (
+            '{"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [], "categories": []}',
+            r"images\[0\] has no 'height'",
+        ),
         (json.dumps({**coco(), "images": coco()["images"] * 2}), "expected a file_name once"),
+        ("[" * 100_000, "expected COCO JSON, but it cannot be read"),
+        *((with_value("images", field, value), rf"expected {field} of images\[0\]") for field, value in BAD_IMAGES),
+        *((with_value("categories", "name", value), r"name of categories\[0\] to be text") for value in BAD_NAMES),
+        (json.dumps({**coco(), "annotations": [5]}), r"expected an object as annotations\[0\], but found 5"),
+        (json.dumps({**coco(), "annotations": {}}), "expected annotations to be a list"),
         (json.dumps({**coco(), "categories": [{"id": 1, "name": "horse"}]}), r"but found others \(horse\)"),
         (json.dumps(coco(file_name="y.jpg")), r"looked for 'x\.jpg' .* found 1 such as 'y\.jpg'"),
     ],

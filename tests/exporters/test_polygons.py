@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from annotator.run_lengths import run_lengths
 from exporters import polygons as module
 from exporters.polygons import polygons
-from exporters.rle import run_lengths
 
 Mask = NDArray[np.bool_]
 
