@@ -147,13 +147,20 @@ def run(
 
 @app.command(cls=Command)
 def status(
-    run: RunArgument, failures: Annotated[bool, typer.Option("--failures", help="List failed photos.")] = False
+    run: RunArgument,
+    failures: Annotated[bool, typer.Option("--failures", help="List failed photos.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read it all, and set aside what a disk or a transfer has damaged.")
+    ] = False,
 ) -> None:
     """What a run holds so far: counts, classes, failures."""
     from annotator import console
     from annotator.run import open_run
 
-    console.print_status(open_run(run), failures)
+    opened = open_run(run)
+    if verify and console.print_damage(opened):
+        raise typer.Exit(EXIT_SOME_FAILED)
+    console.print_status(opened, failures)
 
 
 app.command(cls=Command)(results.export)

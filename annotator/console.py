@@ -215,6 +215,23 @@ def print_status(run: RunReader, failures: bool) -> None:
             out.print(f"{escape(repr(record.path))}: {escape(record.error)}")
 
 
+def print_damage(run: RunReader) -> bool:
+    """Says which parts are damaged, and whether any is."""
+    from annotator.verify import verify
+
+    with stages() as report:
+        found = verify(run.directory, lambda done, of: report("verifying", done / of, f"{done:,} of {of:,} parts"))
+    for part, reason, aside in found:
+        out.print(escape(f"{part}: damaged ({reason}){'' if aside is None else f'; it is now {aside.name}'}"))
+    if not found:
+        out.print("every part holds what was written")
+    elif all(each.aside for each in found):
+        out.print(f"{are(len(found), 'part')} set aside; the same `annotate run` labels their photos again")
+    else:
+        out.print(f"{are(len(found), 'part')} damaged, but the run is being written or cannot be; nothing was changed")
+    return bool(found)
+
+
 def print_estimate(job: Job, estimate: Estimate) -> None:
     out.print(
         f"would label {estimate.todo:,} of {estimate.photos:,} photos "

@@ -28,8 +28,10 @@ import pyarrow.parquet as pq
 from annotator.errors import RunError
 from annotator.files import Draft, move, refuse_leading_out
 from annotator.locks import alone_in
+from annotator.parts import UNREADABLE
 from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
+from annotator.row_check import refuse_nonsense
 from annotator.run import RunReader
 
 Verdict = Literal["", "approve", "reject", "redo"]
@@ -227,11 +229,17 @@ def _rows(file: Path) -> Iterator[tuple[Correction, int]]:
     try:
         with pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(BATCH_ROWS):
+                refuse_nonsense(pa.Table.from_batches([batch]))
                 for row in batch.to_pylist():
                     record = from_row({"path": row["path"], "status": "ok", "segments": row["segments"]})
                     yield Correction(**row | {"segments": record.segments}), _number(file)
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{file}: cannot be read ({error}); move it away, and the run is without this pull") from None
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> RunError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return RunError(f"{file}: cannot be read ({reason}); move it away, and the run is without this pull")
 
 
 def _to_table(corrections: list[Correction]) -> pa.Table:
@@ -246,8 +254,8 @@ def _describe(file: Path) -> Pull:
         with pq.ParquetFile(file) as opened:
             created = opened.schema_arrow.metadata[CREATED].decode()
             table = opened.read(columns=["verdict", "edited"])
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{file}: cannot be read ({error}); move it away, and the run is without this pull") from None
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
     counts = {verdict: pc.sum(pc.equal(table["verdict"], verdict)).as_py() or 0 for verdict in VERDICTS}
     edited = pc.sum(table["edited"]).as_py() or 0
     return Pull(_number(file), created, table.num_rows, edited, counts, file.suffix == ".undone")

@@ -1,7 +1,14 @@
-"""The parts of a run: Parquet files of up to some hundred rows, sorted by path, which appear whole or not at all."""
+"""The parts of a run: Parquet files of up to some hundred rows, sorted by path, which appear whole or not at all.
+
+A part says what is in it: pages have checksums, and in the file's metadata stand its first and last path and a
+digest of every column. What is read is compared with them, and then checked as if a stranger had written it
+(`row_check`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +19,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotator import storage
+from annotator.column_digests import BYTES, digests_of
 from annotator.errors import RunError
-from annotator.record import ImageRecord, to_table
+from annotator.record import ROW, ImageRecord, to_table
+from annotator.row_check import refuse_nonsense, refuse_other_columns
 from annotator.storage import StoredFile
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What reading a Parquet file raises that is not what it should be."""
+_SPAN = "span"
 _PART = re.compile(r"part-(\d+)\.parquet")
+
+
+class DamagedPart(RunError):
+    def __init__(self, part: Path, reason: str) -> None:
+        super().__init__(
+            f"{part}: damaged ({reason}); `annotate status --verify` sets such parts aside, and `annotate run` then "
+            "labels their photos again"
+        )
+        self.reason = reason
 
 
 def parts_folder(directory: Path) -> Path:
@@ -54,21 +75,52 @@ def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """The same of rows that are sorted by path already; they must be one or more."""
-    metadata = {"first_path": table["path"][0].as_py(), "last_path": table["path"][-1].as_py()}
+    first, last = table["path"][0].as_py(), table["path"][-1].as_py()
+    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last)})
+    metadata = {"first_path": first, "last_path": last, "digests": digests}
     content = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
     storage.write_bytes(path, content.getvalue().to_pybytes())
 
 
 def read_columns(part: Path, columns: list[str]) -> pa.Table:
     """Some columns of a part; `segments.list.element.area` names one inside the segments."""
     with _opened(part) as file:
-        return file.read(columns=columns)
+        rows = _read(file, columns)
+        refuse_nonsense(rows)
+        return rows
+
+
+def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    refuse_other_columns(file.schema_arrow)
+    rows = file.read(columns=columns)
+    refuse_other_columns(rows.schema, columns)
+    told = _told_digests(file)
+    if told is not None and (wrong := [name for name, digest in digests_of(rows).items() if told[name] != digest]):
+        raise ValueError(f"{', '.join(wrong)}: not what was written")
+    return rows
 
 
 def read_all(parts: Sequence[Path], columns: list[str]) -> Iterator[pa.Table]:
     """`read_columns` of each, in order."""
     return storage.each(partial(read_columns, columns=columns), parts)
+
+
+def damage(part: Path) -> str:
+    """What is wrong with what the part holds, told by its checksums and digests; "" where nothing is."""
+    try:
+        with _opened(part) as file:
+            _read(file, ROW.names)
+    except DamagedPart as error:
+        return error.reason
+    return ""
+
+
+def set_aside(part: Path) -> Path:
+    """Where it is no longer a part of the run, but can still be looked at."""
+    target = part.with_name(f"{part.name}.damaged")
+    storage.move(part, target)
+    return target
 
 
 def row_count(part: Path) -> int:
@@ -79,17 +131,31 @@ def row_count(part: Path) -> int:
 def span(part: Path) -> tuple[str, str]:
     """First and last path of a part."""
     with _opened(part) as file:
-        metadata = file.schema_arrow.metadata
-    return metadata[b"first_path"].decode(), metadata[b"last_path"].decode()
+        first, last = (file.schema_arrow.metadata[name].decode() for name in (b"first_path", b"last_path"))
+        told = _told_digests(file)
+        if told is not None and told[_SPAN] != _digest_of_span(first, last):
+            raise ValueError("its first and last path are not what was written")
+    return first, last
+
+
+def _told_digests(file: pq.ParquetFile) -> dict[str, str] | None:
+    """None in a part of an older version, which has none."""
+    found = (file.schema_arrow.metadata or {}).get(b"digests")
+    return None if found is None else json.loads(found)
+
+
+def _digest_of_span(first: str, last: str) -> str:
+    return hashlib.blake2b(json.dumps([first, last]).encode(), digest_size=BYTES).hexdigest()
 
 
 @contextmanager
 def _opened(part: Path) -> Iterator[pq.ParquetFile]:
+    source = pa.BufferReader(storage.read_bytes(part)) if storage.is_remote(part) else part
     try:
-        source = pa.BufferReader(storage.read_bytes(part)) if storage.is_remote(part) else part
-        with pq.ParquetFile(source) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(
-            f"{part}: cannot be read ({error}); delete it, and `annotate run` labels its photos again"
-        ) from None
+    except UNREADABLE as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # of the system: the part is gone, or may not be read, or the disk does not answer
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedPart(part, reason) from None

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotator import ledger
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
 from annotator.engines.ray_todo import remove_todo
@@ -27,6 +28,7 @@ from annotator.run_check import check_run
 from annotator.stages import stage, staged_items
 from annotator.storage import place
 from annotator.summary import RunSummary, summarise
+from annotator.verify import undamaged
 from annotator.vocabulary import Vocabulary, as_vocabulary
 from labelers import base as labelers
 
@@ -78,7 +80,9 @@ class Job:
         """Paths that a run would not label again."""
         if self.config.overwrite:
             return Finished()
-        return finished_paths(self.directory, only_ok=self.config.retry_failed)
+        surveyed = ledger.survey(self.directory)
+        surveyed = surveyed._replace(rest=undamaged(surveyed.rest))  # a run sets the others aside
+        return finished_paths(self.directory, only_ok=self.config.retry_failed, surveyed=surveyed)
 
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False

@@ -14,6 +14,7 @@ only the parts that overlap. The directory may be the URL of an object store (`a
 from __future__ import annotations
 
 import heapq
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ from annotator.record import LABELS, ROW, from_row
 from annotator.record import ImageRecord as ImageRecord
 from annotator.run_check import cannot_be_written, check_run, refuse_other_config
 from annotator.storage import place
+from annotator.verify import set_damaged_aside
 from annotator.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 PART_ROWS = 256
 PART_SECONDS = 30.0
@@ -82,6 +86,8 @@ class RunWriter:
             lock.sign()
             if overwrite:
                 _remove_parts(directory)
+            for part, reason, _ in set_damaged_aside(ledger.survey(directory).rest):
+                _log.warning("%s: damaged (%s); set aside, and its photos are labelled again", part, reason)
             if retry_failed:
                 _drop_failed(directory)
             return cls(directory, manifest, lock)

@@ -119,7 +119,8 @@ def test_classes_are_found_by_name_in_another_vocabulary(run: RunReader) -> None
 
 
 def test_a_photo_of_another_size_is_another_photo(run: RunReader) -> None:
-    append(run.directory, [said(run, "a.jpg", "approve", width=2), said(run, "b.jpg", "reject", height=3)])
+    wider = segments([[0, 0, 0, 1], [0, 0, 0, 1]])
+    append(run.directory, [said(run, "a.jpg", edit=wider, width=4), said(run, "b.jpg", "reject", height=3)])
     assert exported(run) == {record.path: record for record in run.records()}
 
 

@@ -19,6 +19,7 @@ import pytest
 from helpers_runs import environment, manifest, python
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
 from annotator import ledger
 from annotator.finished import Finished, digests_of
@@ -41,12 +42,18 @@ def three_parts_share_a_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
 def record(name: str, chance: random.Random) -> ImageRecord:
     if chance.random() < 0.2:
         return ImageRecord(name, "failed", error=chance.choice(["truncated", "the file is empty"]))
+    width, height = chance.choice([(2, 2), (60_000, 35_000)])  # together pixels beyond 32 bits
+    areas = [chance.randint(1, width * height) for _ in range(chance.randint(0, 6))]
     segments = tuple(
-        Segment(chance.choice(LABELS), 0, 0.5, chance.randint(1, 2**40), (0, 0, 2, 2), b"04")
-        for _ in range(chance.randint(0, 6))
+        Segment(chance.choice(LABELS), 0, 0.5, area, (0, 0, 2, 2), first_pixels(area, height, width)) for area in areas
     )
-    width, height = chance.choice([(2, 2), (60_000, 50_000)])  # pixels beyond 32 bits
     return ImageRecord(name, "ok", 1, 1.5, width, height, segments=segments)
+
+
+def first_pixels(area: int, height: int, width: int) -> bytes:
+    counts = [0, area, height * width - area]
+    rle: dict[str, bytes] = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return rle["counts"]
 
 
 def records(count: int, seed: int = 0) -> list[ImageRecord]:
@@ -126,7 +133,7 @@ def test_a_photo_counts_once_however_many_of_its_segments_have_the_label(
                 "ok",
                 width=2,
                 height=2,
-                segments=tuple(Segment(label, 0, 0.5, 1, (0, 0, 1, 1), b"04") for label in labels),
+                segments=tuple(Segment(label, 0, 0.5, 4, (0, 0, 2, 2), b"04") for label in labels),
             )
         ]
         for path, labels in photos.items()
@@ -134,7 +141,7 @@ def test_a_photo_counts_once_however_many_of_its_segments_have_the_label(
     write(tmp_path / "open", parts)
     found = summarise(tmp_path / "open")
     assert found.photos_with == {"orange": 2, "bike": 2}
-    assert found.classes == {"orange": 4, "bike": 3}
+    assert found.classes == {"orange": 16, "bike": 12}
 
     names = Vocabulary.of(["orange", "oranges", "bike"]).to_dict()  # which `normalise` would make one of
     with RunWriter.open(tmp_path / "closed", replace(manifest(), vocabulary=names)) as writer:
@@ -144,7 +151,7 @@ def test_a_photo_counts_once_however_many_of_its_segments_have_the_label(
             writer.flush()
     found = summarise(tmp_path / "closed")
     assert found.photos_with == {"orange": 1, "oranges": 2, "bike": 2}
-    assert found.classes == {"orange": 2, "oranges": 2, "bike": 3}
+    assert found.classes == {"orange": 8, "oranges": 8, "bike": 12}
     assert (len(ledgers(tmp_path / "open")), len(ledgers(tmp_path / "closed"))) == (
         (3, 3) if parts_of_a_ledger == 1 else (0, 0)
     )

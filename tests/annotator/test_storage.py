@@ -247,7 +247,7 @@ def test_a_silent_holder_is_succeeded_and_notices(s3: Any, bucket: str, monkeypa
     before = set(threading.enumerate())
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
     first = RunWriter.open(out, manifest())
-    first.write(ImageRecord("a.jpg", "ok"))
+    first.write(ImageRecord("a.jpg", "ok", width=2, height=2))
     (heart,) = (each for each in threading.enumerate() if each.name == "run lock" and each not in before)
 
     def lock() -> dict[str, Any]:
@@ -272,7 +272,7 @@ def test_a_silent_holder_is_succeeded_and_notices(s3: Any, bucket: str, monkeypa
         wait_until(lambda: not heart.is_alive())
         with pytest.raises(RunError, match="another one has taken the run over"):
             first.close()
-        second.write(ImageRecord("b.jpg", "ok"))
+        second.write(ImageRecord("b.jpg", "ok", width=2, height=2))
         with pytest.raises(RunError, match="is writing this run"):
             RunWriter.open(out, manifest())  # what the first one left did not free the lock
     assert [each.path for each in open_run(out)] == ["b.jpg"]
@@ -388,7 +388,7 @@ from helpers_runs import manifest
 refs = list(open_source(sys.argv[1]))
 decode(refs[0].file)
 with RunWriter.open(Path(sys.argv[2]), manifest()) as writer:
-    writer.write(ImageRecord(refs[0].path, "ok"))
+    writer.write(ImageRecord(refs[0].path, "ok", width=2, height=2))
 assert len(list(open_run(sys.argv[2]))) == summarise(Path(sys.argv[2])).photos == 1
 print(sorted({"fsspec", "upath", "s3fs"} & {name.split(".")[0] for name in sys.modules}))
 """
