@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from annotator.characters import visible
 from annotator.commands import bench, convert, evaluate, models, report, results, review, train
 from annotator.commands.arguments import (
     RunArgument,
@@ -22,6 +24,9 @@ from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
 
 EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+#: Of click, or of the copy of it that newer versions of typer bring.
+ClickError: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="annotate",
@@ -220,8 +225,16 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     keep_freed_memory()
+    logging.lastResort = _LastResort(logging.WARNING)
     try:
-        app()
+        sys.exit(app(prog_name="annotate", standalone_mode=False) or 0)  # what typer.Exit says
+    except ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            sys.exit(error.exit_code)
+        _die(f"{error.format_message().rstrip('.')}{_help_of(error)}", EXIT_USAGE)
+    except typer.Abort:
+        _die("aborted", EXIT_ERROR)
     except AnnotatorError as error:
         if debug:
             raise
@@ -239,6 +252,19 @@ def main() -> None:
         _die(f"internal error: {type(error).__name__}: {error}; --debug shows the traceback", EXIT_ERROR)
 
 
+def _help_of(error: typer.BadParameter) -> str:
+    """Where the command's options are described."""
+    context = getattr(error, "ctx", None)
+    return f"; `{context.command_path} --help` lists what it takes" if context else ""
+
+
+class _LastResort(logging.StreamHandler):
+    """Warnings of the tool and of libraries, on what is the standard error at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(visible(self.format(record), keep="\n") + "\n")
+
+
 def _die(message: str, code: int) -> None:
-    sys.stderr.write(f"annotate: {' '.join(message.split())}\n")
+    sys.stderr.write(f"annotate: {visible(' '.join(message.split()))}\n")
     sys.exit(code)

@@ -10,28 +10,22 @@ import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
+from annotator.characters import refuse_control
 from annotator.errors import ConfigError
+from annotator.limits import Limits, Share, check_fields, check_numbers
 from annotator.spelling import Spell, current_spelling, in_python, option, spelled
+from annotator.wording import shown
 
 Parameters = TypeVar("Parameters")
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 """What `--precision` takes."""
+REASON_LENGTH = 300
 MAX_PIXELS = 178_956_970
 """Photos with more pixels are refused unless asked for: Pillow's own limit for decompression bombs, doubled."""
-
-_LEAST = {
-    "batch_size": 1,
-    "workers": 0,
-    "limit": 0,
-    "max_pixels": 1,
-    "max_failure_rate": 0,
-    "actors": 1,
-    "gpus_per_actor": 0,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +47,20 @@ class RunConfig:
     full_decode: bool = False
 
     device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    limit: int | None = None
-    max_failure_rate: float = 0.5
-    max_pixels: int = MAX_PIXELS
+    batch_size: Annotated[int | None, Limits(1, 65_536)] = None
+    workers: Annotated[int | None, Limits(0, 1024)] = None
+    limit: Annotated[int | None, Limits(0, 10**12)] = None
+    max_failure_rate: Share = 0.5
+    max_pixels: Annotated[int, Limits(1, 10**12)] = MAX_PIXELS
     overwrite: bool = False
     retry_failed: bool = False
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
-    actors: int | None = None
-    gpus_per_actor: float | None = None
+    actors: Annotated[int | None, Limits(1, 100_000)] = None
+    gpus_per_actor: Annotated[float | None, Limits(0, 64)] = None
 
     def __post_init__(self) -> None:
-        for name, low in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"{option(name)}: expected at least {low}, but got {value}")
+        check_fields(self)
         for name in ("ray_address", "actors", "gpus_per_actor"):
             if self.engine != "ray" and getattr(self, name) is not None:
                 raise ValueError(
@@ -99,14 +90,25 @@ class RunConfig:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds names and values."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content or {}, dict):
         raise ConfigError(f"{path}: expected `name: value` lines, but found {type(content).__name__}")
     return content or {}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text in YAML says. where: names it, for the message."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid YAML: nested too deeply; write it flatter") from None
+    except Exception as error:  # PyYAML has many more than its own: of `!!int x`, or of a 31st of February
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:REASON_LENGTH]}") from None
 
 
 def parameters_from(
@@ -117,15 +119,15 @@ def parameters_from(
     owner: whose parameters these are, for the message ("labeler dinoiser").
     spell: how whoever gave them writes their names.
     """
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+            near = difflib.get_close_matches(name, fields, n=1) if isinstance(name, str) else ()
             hint = f"; did you mean {_shown(near[0], spell)}?" if near else ""
             known = ", ".join(map(spell, fields)) or "none"
             raise ConfigError(f"{owner} has no setting {_shown(name, spell)} (it has {known}){hint}")
-    values = {name: _convert(value, hints[name], f"{owner}: {spell(name)}") for name, value in given.items()}
+    values = {name: _checked(value, hints[name], f"{owner}: {spell(name)}") for name, value in given.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -136,13 +138,13 @@ def parameters_from(
     try:
         with spelled(spell):
             return kind(**values)
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         raise ConfigError(f"{owner}: {error}") from None
 
 
 def _shown(name: Any, spell: Spell) -> str:
     """A name in quotes, where nothing else sets it off from the sentence."""
-    return repr(name) if spell(str(name)) == str(name) else spell(name)
+    return shown(name) if not isinstance(name, str) or spell(name) == name else spell(name)
 
 
 class Setting(typing.NamedTuple):
@@ -198,19 +200,28 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """The same with the value read as YAML (0.3, true, none, [1, 2])."""
+    """The same with the value read as YAML (0.3, true, none, [1, 2]), or as text where it is none."""
     name, value = parse_pair(text)
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return name, parse_yaml(value, name)
+    except ConfigError:
         return name, value
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """The value as that type, its numbers within their limits."""
+    converted = _convert(value, kind, where)
+    check_numbers(converted, kind, where)
+    return converted
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _convert(value, arguments[0], where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(str, arguments))}, but got {value!r}")
+            raise ConfigError(f"{where}: expected one of {', '.join(map(str, arguments))}, but got {shown(value)}")
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -218,20 +229,23 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return _convert(value, next(argument for argument in arguments if argument is not type(None)), where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, but got {value!r}")
+            raise ConfigError(f"{where}: expected a list, but got {shown(value)}")
         return tuple(_convert(item, arguments[0], where) for item in value)
     if origin is dict and isinstance(value, dict):
-        return {str(name): _convert(item, arguments[1], f"{where}.{name}") for name, item in value.items()}
+        names = {name: name if isinstance(name, str) else shown(name) for name in value}
+        return {names[name]: _convert(item, arguments[1], f"{where}.{names[name]}") for name, item in value.items()}
     if kind is Any:
         return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return parameters_from(kind, value, where)
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)  # YAML reads 1e-3 as text
     kind = origin or kind  # dict[str, str] -> dict
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise ConfigError(f"{where}: expected {kind.__name__}, but got {value!r}")
+        raise ConfigError(f"{where}: expected {kind.__name__}, but got {shown(value)}")
+    if isinstance(value, str):
+        refuse_control(value, where)
     return value
 
 

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from annotator.characters import visible
 from annotator.pace import Pace, duration, pace_text
 from annotator.run import ImageRecord, RunReader
 from annotator.wording import are, count
@@ -37,8 +39,17 @@ LOOK_SHARE = 0.05  # of a run's time, for counting the rest
 
 PIPED_WIDTH = 200  # columns of tables that go to a file or another program
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Terminal(Console):
+    """What the command line writes through: of the characters that a terminal obeys, only Rich's own get out."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
+
+
+out = Terminal(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 def status(message: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from annotator.blame import blaming
 from annotator.errors import ConfigError
 
 
@@ -69,8 +70,9 @@ def replacing_text(path: Path, *, durable: bool = False) -> Iterator[IO[str]]:
 @contextmanager
 def _published(draft: Draft) -> Iterator[IO[Any]]:
     try:
-        yield draft.file
-        draft.publish()
+        with blaming(draft.path):
+            yield draft.file
+            draft.publish()
     except BaseException:
         draft.discard()
         raise

@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from annotator import storage
-from annotator.config import parameters_from
-from annotator.errors import ConfigError, RunError
+from annotator.errors import RunError
 from annotator.vocabulary import Vocabulary
+from annotator.wording import shown
 
 SCHEMA_VERSION = 1
 DIGEST = "digest"
@@ -61,18 +62,37 @@ class Manifest:
                 )
             if DIGEST in content and content.pop(DIGEST) != _digest(content):
                 raise ValueError(f"it is not what was written; if you changed it, take its line {DIGEST!r} out")
-            found = parameters_from(cls, content, "run.json")
+            _refuse_other_values(cls, content)
+            found = cls(**content)
             if found.vocabulary is not None:
                 Vocabulary.from_dict(found.vocabulary)
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{directory}: no run here (run.json is missing); `annotate run` makes one") from None
-        except (ConfigError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(
                 f"{path}: damaged ({reason}); the parts beside it are unharmed: put a copy of it back, such as "
                 "`annotate run` with --limit 0 and another --out writes, or start anew with --overwrite"
             ) from None
         return found
+
+
+def _refuse_other_values(kind: type[Manifest], content: dict[str, Any]) -> None:
+    """Raises TypeError; a name too many or too few is the class's own."""
+    for name, hint in get_type_hints(kind).items():
+        if name in content and not _fits(content[name], hint):
+            raise TypeError(f"{name} is {shown(content[name])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is UnionType:
+        return any(_fits(value, each) for each in arguments)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+    return kind is Any or type(value) is kind or (kind is float and type(value) is int)
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -155,7 +155,10 @@ def _opened(part: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             yield file
     except UNREADABLE as error:
-        if getattr(error, "errno", None) is not None:
-            raise  # of the system: the part is gone, or may not be read, or the disk does not answer
+        if getattr(error, "errno", None) is not None:  # of the system, which says nothing of what is in the part
+            raise RunError(
+                f"{part}: cannot be read ({getattr(error, 'strerror', error)}); keep it, as it may be good: make it "
+                "readable, and try again"
+            ) from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedPart(part, reason) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator import ledger
+from annotator.blame import blaming
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
 from annotator.engines.ray_todo import remove_todo
@@ -167,7 +168,7 @@ def run(job: Job, report: Report = lambda record: None, begin: Begin = lambda li
     begin:  is called once, when the run may be written.
     report: is called with each photo's record as it is written.
     """
-    with job.cluster or nullcontext():
+    with blaming(job.directory), job.cluster or nullcontext():
         return _run(job, report, begin)
 
 

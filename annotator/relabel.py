@@ -7,7 +7,6 @@ comes from, and beside its parts lies `mapping.csv`: what became of every segmen
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annotator.blame import blaming
+from annotator.csv_cells import row_writer
 from annotator.errors import ConfigError
 from annotator.files import replacing_text
+from annotator.limits import SHARE
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
+from annotator.spelling import option
 from annotator.storage import is_remote, place
 from annotator.vocabulary import Vocabulary
 from evaluation.reassign import THRESHOLDS, By, TextNetworks, assigner
@@ -61,12 +64,11 @@ def relabel(
     if out.resolve() == run.directory.resolve():
         raise ConfigError(f"{out}: expected another folder than the run's own; choose another --out")
     limit = THRESHOLDS[by] if threshold is None else threshold
-    if not 0 <= limit <= 1:
-        raise ConfigError(f"threshold: expected a cosine from 0 to 1, but got {limit:g}")
+    SHARE.check(limit, option("threshold"))
     assign = assigner(by, run, vocabulary, networks)  # loads the networks, which the manifest then names
     manifest = _manifest(run, vocabulary, by, limit, networks)
     segments = kept = 0
-    with RunWriter.open(out, manifest, overwrite=overwrite) as writer, _mapping(out) as write_row:
+    with blaming(out), RunWriter.open(out, manifest, overwrite=overwrite) as writer, _mapping(out) as write_row:
         manifest.state = "interrupted"
         for record in run.records():
             found = assign(record)
@@ -130,6 +132,6 @@ def _mapping(folder: Path) -> Iterator[Callable[[Sequence[object]], object]]:
     """Writes rows; the file appears when all of them are there. A resumed run writes it anew, which costs little."""
     (folder / MAPPING_FILE).unlink(missing_ok=True)  # an older one would not be of these parts
     with replacing_text(folder / MAPPING_FILE, durable=True) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(MAPPING_COLUMNS)
-        yield writer.writerow
+        write = row_writer(file)
+        write(MAPPING_COLUMNS)
+        yield write

@@ -17,7 +17,7 @@ YAML says more, per class, all of it optional:
 In both, a class named `background` is the background unless another class says `background: true`. A name is what
 stands in the file, letter for letter, so that YAML's `1.10`, `no` and `2020-01-01` need no quotes as names, prompts or
 merge targets. Only `merge_into: null`, or nothing after the colon, means no target. Names that differ in case alone
-are one name.
+are one name. Only LF, CR and CR LF end a line, and names hold no character that cannot be seen.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from annotator.characters import refuse_invisible
 from annotator.errors import VocabularyError
 from annotator.vocabulary_yaml import read_classes
+from annotator.wording import shown
 
 Color = tuple[int, int, int]
 BACKGROUND_NAME = "background"
+LINE_BREAK = re.compile("\r\n|\r|\n")
 COMMENT = re.compile(r"(?:^|\s)#.*")
 FIELDS = ("prompts", "color", "threshold", "background", "ignore", "merge_into")
 
@@ -158,9 +161,11 @@ class Vocabulary:
         except UnicodeDecodeError as error:
             line = path.read_bytes()[: error.start].count(b"\n") + 1
             raise VocabularyError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+        except ValueError:
+            raise VocabularyError(f"{str(path)!r}: expected a file's name, but no file can have this one") from None
         if path.suffix.lower() in (".yaml", ".yml"):
             return _from_yaml(text, str(path))
-        return _from_lines([COMMENT.sub("", line) for line in text.splitlines()], _Origin(str(path), "line"))
+        return _from_lines([COMMENT.sub("", line) for line in _lines(text)], _Origin(str(path), "line"))
 
 
 def _entry_from_dict(content: dict[str, Any]) -> ClassEntry:
@@ -211,6 +216,12 @@ class _Origin:
         return f"{self.source}:{number}" if self.unit == "line" else f"{self.source}, name {number}"
 
 
+def _lines(text: str) -> list[str]:
+    """Without the empty one after the last line break. `splitlines` would break names at U+2028 and a few others."""
+    lines = LINE_BREAK.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
 def _from_lines(lines: Sequence[str], origin: _Origin) -> Vocabulary:
     entries: list[tuple[int, ClassEntry]] = []
     for number, line in enumerate(lines, start=1):
@@ -229,7 +240,7 @@ def _from_yaml(text: str, source: str) -> Vocabulary:
     origin = _Origin(source, "line")
     listed, templates = read_classes(text, source)
     entries = [(line, _entry(name, value, origin.at(line))) for line, name, value in listed]
-    return _checked(entries, templates, origin, len(text.splitlines()))
+    return _checked(entries, templates, origin, len(_lines(text)))
 
 
 def _entry(name: str, value: Any, where: str) -> ClassEntry:
@@ -238,23 +249,24 @@ def _entry(name: str, value: Any, where: str) -> ClassEntry:
     if isinstance(value, list):
         value = {"prompts": value}
     if not isinstance(value, dict):
-        raise VocabularyError(f"{where}: expected {{{', '.join(FIELDS)}}} for {name!r}, but found {value!r}")
+        raise VocabularyError(f"{where}: expected {{{', '.join(FIELDS)}}} for {name!r}, but found {shown(value)}")
     if unknown := sorted(set(value) - set(FIELDS)):
         raise VocabularyError(f"{where}: unknown key {unknown[0]!r} for {name!r}; known are {', '.join(FIELDS)}")
     prompts = value.get("prompts") or [name]
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise VocabularyError(f"{where}: expected prompts of {name!r} to be a list of words, but found {prompts!r}")
+        listed = shown(prompts)
+        raise VocabularyError(f"{where}: expected prompts of {name!r} to be a list of words, but found {listed}")
     threshold = value.get("threshold")
     if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
-        raise VocabularyError(f"{where}: expected threshold of {name!r} between 0 and 1, but found {threshold!r}")
+        raise VocabularyError(f"{where}: expected threshold of {name!r} between 0 and 1, but found {shown(threshold)}")
     for flag in ("background", "ignore"):
         if not isinstance(value.get(flag, False), bool):
             raise VocabularyError(
-                f"{where}: expected {flag} of {name!r} to be true or false, but found {value[flag]!r}"
+                f"{where}: expected {flag} of {name!r} to be true or false, but found {shown(value[flag])}"
             )
     target = value.get("merge_into")
     if target is not None and not (isinstance(target, str) and target.strip()):
-        raise VocabularyError(f"{where}: expected merge_into of {name!r} to be a class name, but found {target!r}")
+        raise VocabularyError(f"{where}: expected merge_into of {name!r} to be a class name, but found {shown(target)}")
     if target is not None and value.get("ignore"):
         raise VocabularyError(
             f"{where}: expected {name!r} to be ignored or merged into {target!r}, but found both; keep one of the two"
@@ -278,7 +290,7 @@ def _color(value: Any, where: str) -> Color:
         or len(channels) != 3
         or not all(type(channel) is int and 0 <= channel <= 255 for channel in channels)
     ):
-        raise VocabularyError(f'{where}: expected "#rrggbb" or [r, g, b], but found {value!r}')
+        raise VocabularyError(f'{where}: expected "#rrggbb" or [r, g, b], but found {shown(value)}')
     red, green, blue = channels
     return red, green, blue
 
@@ -291,6 +303,9 @@ def _checked(
         if origin.unit == "name":
             raise VocabularyError(f"{origin.source}: no class found; give at least one name")
         raise VocabularyError(f"{origin.at(max(last, 1))}: no class found; write a class name per line")
+    for number, entry in entries:
+        for text in (entry.name, *entry.prompts):
+            refuse_invisible(text, origin.at(number), VocabularyError)
     _refuse_repeated_names(entries, origin)
     backgrounds = [(number, entry.name) for number, entry in entries if entry.background]
     if len(backgrounds) > 1:

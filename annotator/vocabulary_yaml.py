@@ -6,13 +6,16 @@ and merge targets the scalar's own text is used instead; everything else is as Y
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import yaml
 from yaml.constructor import SafeConstructor
 
+from annotator.characters import refuse_invisible
 from annotator.errors import VocabularyError
+from annotator.wording import shown
 
 NULL = "tag:yaml.org,2002:null"
 READ_AS_TEXT = frozenset(
@@ -32,6 +35,8 @@ def read_classes(text: str, source: str) -> tuple[Listed, tuple[str, ...]]:
         line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
         raise VocabularyError(f"{source}:{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise VocabularyError(f"{source}:1: not valid YAML: nested too deeply; write it flatter") from None
 
 
 def _from_nodes(root: yaml.Node | None, source: str) -> tuple[Listed, tuple[str, ...]]:
@@ -86,17 +91,19 @@ def _text(node: yaml.Node) -> Any:
 def _construct(node: yaml.Node) -> Any:
     try:
         return SafeConstructor().construct_object(node, deep=True)
-    except (ValueError, KeyError, AttributeError):  # of the 31st of February, or `!!bool 5`
-        problem = f"no value can be read from {node.value!r}"
+    except (yaml.YAMLError, RecursionError):
+        raise
+    except Exception:  # each kind of value has its own: of the 31st of February, of `!!bool 5`, of `!!int ""`
+        problem = f"no value can be read from {shown(node.value)}"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def _templates(node: yaml.Node | None, source: str) -> tuple[str, ...]:
     found = _construct(node) if node is not None else []
+    where = f"{source}:{node.start_mark.line + 1 if node is not None else 1}"
     for template in found if isinstance(found, list) else [found]:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            line = node.start_mark.line + 1 if node is not None else 1
-            raise VocabularyError(
-                f'{source}:{line}: expected templates such as "a photo of a {{}}", but found {template!r}'
-            )
+        if not isinstance(template, str) or re.findall("[{}]", template) != ["{", "}"] or "{}" not in template:
+            wrong = shown(template)
+            raise VocabularyError(f'{where}: expected templates such as "a photo of a {{}}", but found {wrong}')
+        refuse_invisible(template, where, VocabularyError)
     return tuple(found) if isinstance(found, list) else (found,)

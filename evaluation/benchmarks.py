@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from annotator.config import parameters_from, read_yaml, shipped_names, shipped_or_own
+from annotator.csv_cells import csv_text
 from annotator.errors import ConfigError
 from annotator.finite_json import report_text
+from annotator.limits import COUNT
 from annotator.run import RunReader, write_atomically
 from annotator.spelling import option
 from annotator.vocabulary import BACKGROUND_NAME, ClassEntry, Vocabulary
@@ -22,7 +24,7 @@ from annotator.wording import count
 from evaluation.confusion import Evaluation, evaluate_run
 from evaluation.layouts import Dataset, TruthForm, find_dataset
 from evaluation.matching import TruthError
-from evaluation.report import csv_text, make_folder, percent, share_or_none, table_lines, write_report
+from evaluation.report import make_folder, percent, share_or_none, table_lines, write_report
 from evaluation.truth import Truth
 
 PROTOCOL = {"short_side": 448, "long_side": 2048, "window": 448, "stride": 224}
@@ -140,10 +142,10 @@ def complete(benchmark: Benchmark, root: str | Path) -> Dataset:
 
 def spread(keys: Sequence[str], subset: int | None) -> list[str]:
     """`subset` of the keys, evenly spread over their order; all without it."""
+    if subset is not None:
+        COUNT.check(subset, option("subset"))
     if subset is None or subset >= len(keys):
         return list(keys)
-    if subset < 1:
-        raise ConfigError(f"{option('subset')}: expected at least 1 photo, but got {subset}")
     return [keys[position * len(keys) // subset] for position in range(subset)]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from annotator.csv_cells import plain
 from annotator.prediction import NOTHING
 from annotator.run import ImageRecord
 from evaluation.matching import TruthError
@@ -27,6 +28,7 @@ from evaluation.reassign import Assigned
 LEVELS = (1, 2, 3)
 """A segment is verified from this score on."""
 HIGHEST = 3
+MOST_DIGITS = 9
 COLUMNS = ("path", "segment", "human")
 
 
@@ -61,9 +63,10 @@ class HumanScores:
                     segment, score = _number(row, "segment", where), _number(row, "human", where)
                     if score > HIGHEST:
                         raise TruthError(f"{where}: expected human scores from 0 to {HIGHEST}, but found {score}")
-                    if segment in judgements[row["path"]]:
-                        raise TruthError(f"{where}: segment {segment} of {row['path']!r} is judged twice; remove one")
-                    judgements[row["path"]][segment] = Judgement(score, row.get("label") or None)
+                    path_of, label = plain(row["path"] or ""), plain(row.get("label") or "") or None
+                    if segment in judgements[path_of]:
+                        raise TruthError(f"{where}: segment {segment} of {path_of!r} is judged twice; remove one")
+                    judgements[path_of][segment] = Judgement(score, label)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise TruthError(f"{path}: expected a CSV of human scores, but it cannot be read ({reason})") from None
@@ -92,6 +95,6 @@ class HumanScores:
 
 def _number(row: Mapping[str, str | None], column: str, where: str) -> int:
     text = (row[column] or "").strip()
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
         raise TruthError(f"{where}: expected a whole number in {column!r}, but found {text!r}")
     return int(text)

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from annotator.csv_cells import csv_text
 from annotator.files import replacing
 from annotator.finite_json import report_text
 from annotator.run import write_atomically
 from evaluation.open_evaluation import OpenEvaluation
-from evaluation.report import csv_text, escaped, make_folder, percent, share_or_none, table_lines
+from evaluation.report import escaped, make_folder, percent, share_or_none, table_lines
 from evaluation.tgq import THRESHOLD, TextQuality
 
 RESULT_COLUMNS = ("labels by", "verified", "IoU %", "recall at 0.5 %", "mean recall %", "segments kept", "photos")

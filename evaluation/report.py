@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -21,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from annotator.csv_cells import csv_text
 from annotator.errors import ConfigError
 from annotator.files import replacing
 from annotator.finite_json import report_text
@@ -181,14 +180,6 @@ def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
 def escaped(text: str) -> str:
     """Shown by Markdown as it stands: a class may be named `|` or `<script>`."""
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", html.escape(printable(text), quote=False))
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def share_or_none(value: float) -> float | None:

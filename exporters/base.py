@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotator.blame import blaming
 from annotator.config import parameters_from
 from annotator.errors import ConfigError
 from annotator.registry import Registry
@@ -130,7 +131,7 @@ def export(
     options = _options_from(registration, given or {})
     selected = SelectedRun(run, options.min_score if isinstance(options, CommonOptions) else 0.0, amend, keep)
     _refuse_other_kind(registration, out)
-    with _folder(out.parent if registration.suffix else out):
+    with blaming(out), _folder(out.parent if registration.suffix else out):
         if registration.suffix and isinstance(options, SplitOptions) and len(options.splits) > 1:
             summary = _export_splits(registration, selected, out, options)
         else:

@@ -12,6 +12,7 @@ Pillow images. Instances are not told apart.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from PIL import Image
 from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.files import Draft
+from annotator.jpeg import jpeg_bytes
 from annotator.run import ImageRecord, RunReader
 from annotator.storage import read_bytes
 from annotator.wording import are
@@ -77,6 +79,8 @@ def export(run: RunReader, out: Path, options: HfDatasetOptions) -> ExportSummar
             row["mask"] = {"bytes": _mask(record, classes, coding, options.view), "path": None}
             shards[options.split_of(record.path)].add(row)
             summary.annotations += len(record.segments)
+        for each in shards.values():
+            each.end()
     except BaseException:
         for each in shards.values():
             each.abandon()
@@ -112,16 +116,20 @@ class Shards:
         if len(self._waiting) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
-    def finish(self) -> list[Path]:
-        """The shards by their final names."""
+    def end(self) -> None:
+        """Writes what is waiting."""
         self._flush()
         self._close()
+
+    def finish(self) -> list[Path]:
+        """The shards by their final names, once they have ended."""
         for shard in self._shards:
             shard.publish()
         return [shard.path for shard in self._shards]
 
     def abandon(self) -> None:
-        self._close()
+        with suppress(OSError):  # of a full disk, for one, which brought us here
+            self._close()
         for shard in self._shards:
             shard.discard()
 
@@ -169,10 +177,8 @@ def _photo(path: Path, record: ImageRecord, *, embed: bool) -> dict[str, Any] | 
             return {"bytes": None, "path": str(path.resolve(strict=True))}
         if record.orientation <= 1:
             return {"bytes": read_bytes(path), "path": path.name}
-        buffer = io.BytesIO()
         photo = decode(path, max_pixels=record.width * record.height)
-        Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=95, subsampling=0)
-        return {"bytes": buffer.getvalue(), "path": path.name}
+        return {"bytes": jpeg_bytes(Image.fromarray(photo.pixels), quality=95, subsampling=0), "path": path.name}
     except (ImageError, FileNotFoundError):
         return None
 

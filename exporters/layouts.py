@@ -13,6 +13,7 @@ from PIL import Image
 
 from annotator.decode import decode, open_regular
 from annotator.errors import ConfigError, ImageError
+from annotator.jpeg import jpeg_bytes
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from annotator.storage import is_remote, read_bytes
@@ -109,7 +110,7 @@ def bring_photo(record: ImageRecord, source: Path, folder: OutputFolder, target:
         if record.orientation > 1:
             photo = decode(source, max_pixels=record.width * record.height)
             with folder.replacing(target) as file:
-                Image.fromarray(photo.pixels).save(file, "JPEG", quality=95, subsampling=0)
+                file.write(jpeg_bytes(Image.fromarray(photo.pixels), quality=95, subsampling=0))
         elif copy:
             with folder.replacing(target) as file:
                 _copy(source, file)

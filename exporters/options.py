@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotator.limits import COUNT, WHOLE, Count, Limits, Share, check_fields
 from annotator.open_labels import LabelCount, count_classes, count_labels
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
@@ -32,17 +33,12 @@ Keep = Callable[[ImageRecord], bool]
 class CommonOptions:
     """Options of every format. What a lower score leaves out counts as unlabelled, but fills no hole."""
 
-    min_count: int = field(default=1, metadata=about("min_count"))
-    top: int | None = field(default=None, metadata=about("top"))
-    min_score: float = field(default=0.0, metadata=about("min_score"))
+    min_count: Count = field(default=1, metadata=about("min_count"))
+    top: Annotated[int | None, COUNT] = field(default=None, metadata=about("top"))
+    min_score: Share = field(default=0.0, metadata=about("min_score"))
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise ValueError(f"{option('min_count')}: expected 1 or more photos, but got {self.min_count}")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"{option('top')}: expected 1 or more classes, but got {self.top}")
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"{option('min_score')}: expected 0 to 1, but got {self.min_score}")
+        check_fields(self)
 
 
 EVERYTHING = CommonOptions()
@@ -53,7 +49,7 @@ class SplitOptions(CommonOptions):
     """Options of formats with splits. No split puts every photo into train; new photos never move another."""
 
     split: str = field(default="", metadata=about("split"))
-    seed: int = field(default=0, metadata=about("seed"))
+    seed: Annotated[int, WHOLE] = field(default=0, metadata=about("seed"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,13 +88,8 @@ class CleanOptions(CommonOptions):
     """Options of formats that clean masks up: small regions become unlabelled, then holes are filled. A hole with a
     label stays, whether the format has its class or not. Masks stay disjoint."""
 
-    min_area: int = field(default=0, metadata=about("min_area"))
+    min_area: Annotated[int, Limits(0, 10**12)] = field(default=0, metadata=about("min_area"))
     fill_holes: bool = field(default=False, metadata=about("fill_holes"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_area < 0:
-            raise ValueError(f"{option('min_area')}: expected 0 or more pixels, but got {self.min_area}")
 
     @property
     def view(self) -> View:
@@ -121,12 +112,7 @@ class PieceOptions(CleanOptions):
 class PolygonOptions(PieceOptions):
     """Options of formats of polygons. The cost of `simplify` is the IoU with the exact masks."""
 
-    simplify: float = field(default=0.0, metadata=about("simplify"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.simplify < 0:
-            raise ValueError(f"{option('simplify')}: expected 0 or more pixels, but got {self.simplify}")
+    simplify: Annotated[float, Limits(0, 10_000)] = field(default=0.0, metadata=about("simplify"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from PIL import Image, ImageDraw
 from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.fonts import fitted, font_for
+from annotator.jpeg import jpeg_bytes
+from annotator.limits import Limits, Share
 from annotator.run import ImageRecord, RunReader
-from annotator.spelling import option
 from annotator.vocabulary import Color
 from annotator.whereabouts import refuse_all_gone
 from annotator.wording import are
@@ -25,6 +27,7 @@ from exporters.options import CommonOptions
 from exporters.output import OutputFolder, refuse_among_photos
 
 LEGEND_ROWS = 12
+MOST_OF_JPEG = 65_500  # pixels along a side
 SWATCH, PAD, NAME_WIDTH = 14, 8, 180
 PAPER, INK = (255, 255, 255), (38, 43, 51)
 OTHERS: Color = (150, 150, 150)
@@ -34,13 +37,8 @@ OTHERS: Color = (150, 150, 150)
 class OverlayOptions(CommonOptions):
     """As everywhere, and how it is drawn."""
 
-    max_side: int = field(default=1280, metadata=about("max_side"))
-    opacity: float = field(default=0.45, metadata=about("opacity"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.opacity <= 1:
-            raise ValueError(f"{option('opacity')}: expected 0 to 1, but got {self.opacity}")
+    max_side: Annotated[int, Limits(1, MOST_OF_JPEG)] = field(default=1280, metadata=about("max_side"))
+    opacity: Share = field(default=0.45, metadata=about("opacity"))
 
 
 @register("overlay", OverlayOptions, "the photo with coloured masks and a legend, to look at")
@@ -58,7 +56,7 @@ def export(run: RunReader, out: Path, options: OverlayOptions) -> ExportSummary:
             gone += 1
             continue
         with folder.replacing(out / f"{names.stem(record.path)}.jpg") as file:
-            draw_overlay(pixels, record, classes, options).save(file, "JPEG", quality=90)
+            file.write(jpeg_bytes(draw_overlay(pixels, record, classes, options), quality=90))
         summary.annotations += len(record.segments)
     names.note(summary)
     if gone:

@@ -4,7 +4,7 @@ A labeler is a class with the protocol below, registered by decorator:
 
     @dataclass(frozen=True)
     class MineParameters:
-        gamma: float = 0.2
+        gamma: Share = 0.2  # of `annotator.limits`; or Annotated[float, Limits(0, 5)]
 
     @register(LabelerSpec("mine", needs_vocabulary=True, paper="...", roles=("clip",)), MineParameters)
     class Mine:

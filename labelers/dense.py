@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from annotator.limits import Limits, Share, Side
 from annotator.models.classifier import NameClassifier, imagenet_templates
 from annotator.models.packs import Networks
 from annotator.models.upsample import Winners
@@ -27,14 +29,11 @@ PIXELS_AT_ONCE = 2**20
 class WindowParameters:
     """Explained in configs/labelers/maskclip.yaml."""
 
-    short_side: int
-    long_side: int
-    window: int
-    stride: int
-    threshold: float
-
-    def __post_init__(self) -> None:
-        check_shares(threshold=self.threshold)
+    short_side: Side
+    long_side: Annotated[int, Limits(1, 10**6)]
+    window: Side
+    stride: Side
+    threshold: Share
 
 
 class WindowLabeler(ABC):
@@ -75,13 +74,6 @@ class WindowLabeler(ABC):
     @abstractmethod
     def _score(self, windows: Tensor) -> Sequence[ClassMaps]:
         """B x 3 x H x W RGB in [0, 1] -> B maps of class probabilities per patch."""
-
-
-def check_shares(**values: float) -> None:
-    """For settings that probabilities are compared with."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected 0 to 1, but got {value:g}")
 
 
 def own_sizes(images: Sequence[Image]) -> list[Size]:

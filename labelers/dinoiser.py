@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.limits import Share
 from annotator.models.backbone import to_whole_patches
 from annotator.models.clip import DenseFeatures
 from annotator.models.heads import affinity, guided_pooling, to_grid
@@ -16,7 +17,7 @@ from annotator.models.packs import Networks
 from annotator.models.windows import ClassMaps
 from annotator.stages import stage
 from labelers.base import LabelerSpec, register
-from labelers.dense import WindowLabeler, WindowParameters, check_shares
+from labelers.dense import WindowLabeler, WindowParameters
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,9 @@ class DinoiserParameters(WindowParameters):
 
     affinity: Literal["clip", "dino", "clip-keys"]
     objectness: Literal["head", "found", "none"]
-    gamma: float
-    delta: float
+    gamma: Share
+    delta: Share
     background_patch: Literal["shared", "alone"] | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares(delta=self.delta)
 
 
 @register(

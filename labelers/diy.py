@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.limits import Limits, Share, Side
 from annotator.models.classifier import LOGIT_SCALE, NameClassifier
 from annotator.models.masked_clip import to_square
 from annotator.models.packs import Networks
@@ -20,22 +21,21 @@ from annotator.prediction import Prediction
 from annotator.stages import stage, staged
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
-from labelers.dense import check_shares, own_sizes, to_prediction
+from labelers.dense import own_sizes, to_prediction
 
 
 @dataclass(frozen=True)
 class DiyParameters:
     """Explained in configs/labelers/diy.yaml."""
 
-    scales: tuple[int, ...]
-    image_side: int
+    scales: tuple[Side, ...]
+    image_side: Side
     objectness: Literal["found", "found-bkg", "none"]
-    objectness_side: int | None
+    objectness_side: Annotated[int | None, Limits(1, 16_384)]
     upsample: Literal["probabilities", "labels"]
-    threshold: float
+    threshold: Share
 
     def __post_init__(self) -> None:
-        check_shares(threshold=self.threshold)
         if not self.scales or any(scale < 2 or scale > self.image_side for scale in self.scales):
             raise ValueError(
                 f"scales: expected patch sizes from 2 to image_side {self.image_side}, but got {self.scales}"

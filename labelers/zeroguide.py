@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from annotator.limits import Limits, Share
 from annotator.models.captions import make_captioner
 from annotator.models.finite import require_finite
 from annotator.models.masked_clip import SegmentEmbedder, SegmentOptions, first_masked_layer
@@ -30,7 +31,7 @@ from annotator.prediction import NOTHING, Prediction
 from annotator.stages import stage, staged
 from annotator.vocabulary import Vocabulary
 from labelers.base import Image, LabelerSpec, Size, register
-from labelers.dense import check_shares, own_sizes
+from labelers.dense import own_sizes
 
 NAMELESS = "segment"
 """The label of all segments without a captioner."""
@@ -43,31 +44,26 @@ class ZeroguideParameters:
 
     captioner: Literal["zerocap", "retrieval", "none"] | None
     merge: bool
-    threshold: float
-    patches: int
-    overlap: int | None
-    segments: int
-    same: float
+    threshold: Share
+    patches: Annotated[int, Limits(1, 1000)]
+    overlap: Annotated[int | None, Limits(1, 64)]
+    segments: Annotated[int, Limits(1, 1000)]
+    same: Annotated[float, Limits(0, 2)]
     oversegment: Literal["paper", "published"]
     linkage: Literal["full", "neighbours"]
     refine: bool
     baseline: Literal["full", "no-subtraction", "crop-and-mask"]
     saliency: Literal["output", "attention"]
-    first_masked: int | None
-    sigma: float
-    caption_steps: int
-    beam: int
-    max_tokens: int
+    first_masked: Annotated[int | None, Limits(1, 1000)]
+    sigma: Annotated[float, Limits(0.001, 1000)]
+    caption_steps: Annotated[int, Limits(0, 1000)]
+    beam: Annotated[int, Limits(1, 100)]
+    max_tokens: Annotated[int, Limits(1, 1000)]
     block_capitalised: bool
     start_token: bool | None
     normalise_over: Literal["all-beams", "each-beam"] | None
-    end_factor: float | None
+    end_factor: Annotated[float | None, Limits(0, 100, above=True)]
     first_token: Literal["any", "letters"] | None
-
-    def __post_init__(self) -> None:
-        check_shares(threshold=self.threshold)
-        self.oversegmentation()
-        self.embedding()
 
     def oversegmentation(self) -> OversegmentOptions:
         neighbours_only = self.linkage == "neighbours"

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -77,3 +78,12 @@ def bucket(s3: Any) -> str:
     name = f"bucket-{next(BUCKETS)}"
     s3.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that others can read too, which pytest's own are not."""
+    with TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder

@@ -20,7 +20,9 @@ from annotator.bench.calls import Bound, Calls, recording
 from annotator.bench.startup import StartUp, start_up
 from annotator.config import RunConfig
 from annotator.errors import ConfigError, RunError
+from annotator.limits import COUNT
 from annotator.run import RunReader
+from annotator.spelling import option
 from annotator.stages import Clock, measuring
 
 if TYPE_CHECKING:
@@ -109,8 +111,9 @@ def measure(
     """
     from annotator import pipeline
 
-    if rounds < 1 or (photos is not None and photos < 1):
-        raise ConfigError(f"expected at least 1 photo and 1 round, but got {photos} and {rounds}")
+    COUNT.check(rounds, option("rounds"))
+    if photos is not None:
+        COUNT.check(photos, option("photos"))
     with TemporaryDirectory(prefix="annotate-bench-") as place:
         folder = Path(place)
         several = folder / "photos"

@@ -16,6 +16,7 @@ from annotator.commands.arguments import (
     parse_weights,
 )
 from annotator.errors import ConfigError
+from annotator.limits import Limits
 
 FILES = 5000
 """Of a folder, so many are enough."""
@@ -35,8 +36,10 @@ def bench(
         str | None,
         typer.Option(help="classes.txt, a .yaml, or names: 'cat, dog, background'.", show_default="the demo's"),
     ] = None,
-    photos: Annotated[int | None, typer.Option(help="Of a round.", show_default="what takes about 10 s")] = None,
-    rounds: Annotated[int, typer.Option(help="Each a run, then its calls to networks alone.")] = 3,
+    photos: Annotated[
+        int | None, Limits(1, 10**6), typer.Option(help="Of a round.", show_default="what takes about 10 s")
+    ] = None,
+    rounds: Annotated[int, Limits(1, 1000), typer.Option(help="Each a run, then its calls to networks alone.")] = 3,
     weights: WeightsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",

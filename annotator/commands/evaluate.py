@@ -20,6 +20,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from annotator.limits import COUNT
 
 if TYPE_CHECKING:
     from annotator.config import PrecisionChoice
@@ -77,6 +78,7 @@ def evaluate(
     labeler: Annotated[str, typer.Option(help="Who labels its photos.", rich_help_panel=BENCHMARKS)] = "dinoiser",
     subset: Annotated[
         int | None,
+        COUNT,
         typer.Option(
             help="So many of its photos, evenly spread.", show_default="all of them", rich_help_panel=BENCHMARKS
         ),

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from annotator.commands.typed import Command
+
 app = typer.Typer(no_args_is_help=True, help="Which weights there are, where they come from, and fetching them.")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_packs() -> None:
     """Packs, their roles, and whether the weights are at hand."""
     from annotator import console
@@ -17,7 +19,7 @@ def list_packs() -> None:
     console.print_packs()
 
 
-@app.command()
+@app.command(cls=Command)
 def show(pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")]) -> None:
     """Every file of a pack: source, licence, size, hash."""
     from annotator import console
@@ -25,7 +27,7 @@ def show(pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")]) -> No
     console.print_pack(pack)
 
 
-@app.command()
+@app.command(cls=Command)
 def pull(
     pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")] = "paper",
     labeler: Annotated[str | None, typer.Option(help="Only what this labeler needs.")] = None,

@@ -18,6 +18,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from annotator.limits import COUNT
 from annotator.wording import are, count
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def report(
     sort: Annotated[
         Literal["name", "confidence"], typer.Option(help="confidence: the least confident photos first.")
     ] = "name",
-    limit: Annotated[int | None, typer.Option(help="Show only the first so many photos.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, COUNT, typer.Option(help="Show only the first so many photos.", show_default="all")
+    ] = None,
     images: ImagesOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another run's report, too; with --preset, start its runs anew.")
@@ -65,6 +68,7 @@ def report(
     ] = None,
     subset: Annotated[
         int | None,
+        COUNT,
         typer.Option(
             help="So many photos of each benchmark, evenly spread.", show_default="all of them", rich_help_panel=TABLES
         ),

@@ -17,6 +17,7 @@ from annotator.commands.arguments import (
     parse_weights,
     results_in,
 )
+from annotator.limits import SHARE
 from annotator.wording import count
 from exporters.descriptions import DESCRIPTIONS
 
@@ -120,7 +121,7 @@ def relabel(
         Literal["st", "tt"], typer.Option(help="st: the segments' CLIP embeddings; tt: the labels' own text.")
     ] = "st",
     threshold: Annotated[
-        float | None, typer.Option(help="Cosine from which on a class holds.", show_default="st 0.1, tt 0.5")
+        float | None, SHARE, typer.Option(help="Cosine from which on a class holds.", show_default="st 0.1, tt 0.5")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the new run; the same command resumes it.", show_default="RUN-BY")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from annotator.commands.arguments import LocalRunArgument
+from annotator.limits import Limits
 from annotator.wording import are, count
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ GLANCE_SECONDS = 0.2
 
 def review(
     run: LocalRunArgument,
-    port: Annotated[int, typer.Option(help="Of the app.")] = 5151,
+    port: Annotated[int, Limits(0, 65_535), typer.Option(help="Of the app.")] = 5151,
     browser: Annotated[
         bool | None,
         typer.Option("--browser/--no-browser", help="Open it in your browser.", show_default="unless --remote"),
@@ -46,7 +47,9 @@ def review(
         bool, typer.Option("--pull", help="Bring verdicts and edits back into the run; exports then apply them.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="What was pulled so far.")] = False,
-    undo: Annotated[int | None, typer.Option(help="Take back the pull of this number.", metavar="N")] = None,
+    undo: Annotated[
+        int | None, Limits(0, 10**9), typer.Option(help="Take back the pull of this number.", metavar="N")
+    ] = None,
     discard: Annotated[bool, typer.Option("--discard", help="Drop edits in the app that were not pulled.")] = False,
     export: Annotated[
         Path | None,

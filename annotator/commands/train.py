@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from annotator.commands.arguments import DeviceOption, WeightsOption, parse_weights
+from annotator.commands.typed import Command
 from annotator.errors import ConfigError
+from annotator.limits import COUNT, Limits
+from annotator.wording import shown
 
 if TYPE_CHECKING:
     from annotator.commands.measure import Trained
@@ -41,20 +43,24 @@ KeepCrops = Annotated[
         show_default="paper: live, steady: 1000",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of crops and first weights.")]
+Seed = Annotated[int, Limits(0, 2**63 - 1), typer.Option(help="Of crops and first weights.")]
 Minutes = Annotated[
-    float | None, typer.Option(help="Stop after so many; the same command goes on.", show_default="none")
+    float | None,
+    Limits(0, 10**9),
+    typer.Option(help="Stop after so many; the same command goes on.", show_default="none"),
 ]
 BoardFolder = Annotated[Path | None, typer.Option(help="Write the curve for TensorBoard, too.", show_default="none")]
 
 
-@app.command()
+@app.command(cls=Command)
 def embedded(
     data: Annotated[Path, typer.Option(help="Folder with coco, voc and photos; see docs/embedded-pack.md.")],
     out: Annotated[Path, typer.Option(help="Folder for the weights; the same command resumes.")],
-    steps: Annotated[int | None, typer.Option(help="Of the image tower.", show_default="4000")] = None,
+    steps: Annotated[int | None, COUNT, typer.Option(help="Of the image tower.", show_default="4000")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Bound on the image tower's training.", show_default="none")
+        float | None,
+        Limits(0, 10**9),
+        typer.Option(help="Bound on the image tower's training.", show_default="none"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
@@ -72,15 +78,15 @@ def embedded(
         rebuild(data, out, report, Recipes(clip=recipe), resolve_device(device))
 
 
-@app.command()
+@app.command(cls=Command)
 def phrases(
     captions: Annotated[
         list[Path], typer.Option(help="COCO captions .json, or text with a caption per line; repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     pack: Annotated[str, typer.Option(help="Pack whose CLIP embeds the phrases.")] = "embedded",
-    size: Annotated[int | None, typer.Option(help="Phrases of captions at most.", show_default="6000")] = None,
-    min_count: Annotated[int | None, typer.Option(help="Times that one must occur.", show_default="3")] = None,
+    size: Annotated[int | None, COUNT, typer.Option(help="Phrases of captions at most.", show_default="6000")] = None,
+    min_count: Annotated[int | None, COUNT, typer.Option(help="Times that one must occur.", show_default="3")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Build the phrase bank that zeroguide's captioner `retrieval` chooses from."""
@@ -102,7 +108,7 @@ def phrases(
     console.status(f"{len(bank.phrases):,} phrases → {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def heads(
     images: Images,
     out: Out,
@@ -153,7 +159,7 @@ def heads(
         console.print_lines(comparison_lines(scores))
 
 
-@app.command()
+@app.command(cls=Command)
 def found(
     images: Images,
     out: Out,
@@ -209,11 +215,10 @@ def _plan(
     """None for no steps."""
     from annotator.training.making import Plan
 
-    if keep_crops is not None and keep_crops != "live" and not keep_crops.isdecimal():
-        raise ConfigError(f"--keep-crops: expected a number of crops or `live`, but got {keep_crops!r}")
+    if keep_crops not in (None, "live") and not (str(keep_crops).isdecimal() and len(str(keep_crops)) < 10):
+        raise ConfigError(f"--keep-crops: expected a number of crops or `live`, but got {shown(keep_crops)}")
     keep = None if keep_crops is None else 0 if keep_crops == "live" else int(keep_crops)
-    bound = math.inf if minutes is None else minutes
-    return None if steps == 0 else Plan(recipe, steps=steps, keep=keep, minutes=bound, **others)
+    return None if steps == 0 else Plan(recipe, steps=steps, keep=keep, minutes=minutes, **others)
 
 
 def _make(

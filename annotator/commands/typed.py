@@ -1,23 +1,27 @@
-"""Commands whose messages name options as the user typed them."""
+"""Commands whose numbers are checked, and whose messages name options as the user typed them."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from annotator.spelling import in_python, spelled
+from annotator.limits import check_numbers
+from annotator.spelling import in_python, option, spelled
 
 SET = "--set"
 
 
 class Command(TyperCommand):
-    """While it runs, `annotator.spelling.option` gives its flags."""
+    """While it runs, `annotator.spelling.option` gives its flags. A number has the limits of its annotation:
+    `Annotated[int, Limits(1, 9), typer.Option()]`."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         with spelled(partial(_as_typed, ctx)):
+            for name, kind in get_type_hints(self.callback, include_extras=True).items():
+                check_numbers(ctx.params.get(name), kind, option(name))
             return super().invoke(ctx)
 
 

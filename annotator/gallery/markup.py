@@ -9,10 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from annotator.characters import visible
 from exporters.files import json_line
-
-JOINERS = frozenset("\u200c\u200d")
-"""Invisible, but letters of some scripts and emoji need them."""
 
 
 class Markup(str):
@@ -21,14 +19,9 @@ class Markup(str):
     __slots__ = ()
 
 
-def visible(value: object) -> str:
-    """Characters that cannot be seen become \\n, \\u202e and so on."""
-    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in str(value))
-
-
 def escaped(value: object) -> Markup:
     """Safe as text and inside quoted attributes; what is markup already stays."""
-    return value if isinstance(value, Markup) else Markup(html.escape(visible(value)))
+    return value if isinstance(value, Markup) else Markup(html.escape(visible(str(value))))
 
 
 def fill(template: str, **values: object) -> Markup:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from annotator.characters import visible
 from annotator.gallery.cards import Card, Label
 from annotator.gallery.look import Look, swatch
-from annotator.gallery.markup import Markup, fill, joined, script_json, visible
+from annotator.gallery.markup import Markup, fill, joined, script_json
 from annotator.gallery.survey import Sort, Survey
 from annotator.prediction import NOTHING
 from annotator.run import RunReader

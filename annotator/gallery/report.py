@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from annotator.errors import ConfigError
+from annotator.blame import blaming
 from annotator.gallery.cards import Card, make_card
 from annotator.gallery.edition import INDEX, new_edition
 from annotator.gallery.look import Look
@@ -19,7 +19,9 @@ from annotator.gallery.overview import failure_pages, overview
 from annotator.gallery.pages import PER_PAGE, Book, ClassPages, Links
 from annotator.gallery.spool import Spool
 from annotator.gallery.survey import Sort, Survey, survey_run
+from annotator.limits import COUNT
 from annotator.run import RunReader
+from annotator.spelling import option
 from exporters.options import SelectedRun
 from exporters.output import refuse_among_photos
 
@@ -61,11 +63,11 @@ def make_report(
     limit:     only the first so many photos in the order of `sort` are shown; the charts count all.
     overwrite: takes the place of another run's report, too.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit: expected 1 or more photos, but got {limit}")
+    if limit is not None:
+        COUNT.check(limit, option("limit"))
     run = SelectedRun(run)  # photos with scores that are not finite count as failed
     refuse_among_photos(run, out)
-    with new_edition(out, run.manifest.config_hash, overwrite) as (folder, publish):
+    with blaming(out), new_edition(out, run.manifest.config_hash, overwrite) as (folder, publish):
         look, rows = Look.of(run), max(len(run), 1)
         survey = survey_run(run, look.classes, sort, limit, lambda done: report("reading", done / rows, ""))
         with TemporaryFile(dir=folder) as waiting:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from annotator.blame import blaming
 from annotator.errors import ConfigError
 from annotator.imported.coco import coco_labels
 from annotator.imported.entries import restore
@@ -87,7 +88,7 @@ def write_run(labels: Labels, directory: Path) -> RunReader:
         vocabulary=labels.vocabulary.to_dict(),
         state="complete",
     )
-    with RunWriter.open(directory, manifest) as writer:
+    with blaming(directory), RunWriter.open(directory, manifest) as writer:
         for record in labels.records():
             writer.write(record)
     return open_run(directory)

@@ -7,13 +7,14 @@ joint space; M the mask on tokens, S_l and w_l saliency and weight of layer l.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError
+from annotator.limits import Limits, check_fields
 from annotator.models.clip import DenseClip
 from annotator.models.devices import SEGMENTS_AT_ONCE
 
@@ -32,11 +33,10 @@ class SegmentOptions:
     baseline: Literal["full", "no-subtraction", "crop-and-mask"] = "full"
     saliency: Literal["output", "attention"] = "output"
     first_masked: int | None = None
-    sigma: float = SIGMA
+    sigma: Annotated[float, Limits(0.001, 1000)] = SIGMA
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise ValueError(f"sigma: expected more than 0, but got {self.sigma:g}")
+        check_fields(self)
 
 
 def embed_segments(

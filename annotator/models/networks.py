@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from annotator.errors import WeightsError
+from annotator.characters import refuse_control
+from annotator.errors import AnnotatorError, WeightsError
+from annotator.limits import Limits
 from annotator.models.compat import prepare_torchvision
 from annotator.models.devices import (
     CROPS_AT_ONCE,
@@ -23,6 +25,7 @@ from annotator.models.devices import (
 )
 from annotator.models.sources import Source, hold_to_hash, locate
 from annotator.models.weights import State, read_state
+from annotator.wording import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from annotator.models.phrases import PhraseBank
     from annotator.models.sentence import SentenceModel
 
+REASON_LENGTH = 200
 Used = dict[str, dict[str, str]]
 """Slot -> source, file (its name) and sha256 of what was loaded for it."""
 
@@ -65,10 +69,19 @@ class Role:
 
     name: str
     architecture: Any = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: tuple[Annotated[float, Limits(-1000, 1000)], ...] = ()
+    std: tuple[Annotated[float, Limits(0, 1000, above=True)], ...] = ()
     licence: str = ""
     files: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str | dict | None):
+            raise ValueError(f"architecture: expected a name, but found {shown(self.architecture)}")
+        if isinstance(self.architecture, str):
+            refuse_control(self.architecture, "architecture")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (0, 3):
+                raise ValueError(f"{name}: expected three numbers, but found {len(getattr(self, name))}")
 
 
 class Networks:
@@ -189,7 +202,16 @@ def build(role: Role, weights: OpenWeights) -> nn.Module:
         raise WeightsError(
             f"expected one of {', '.join(_BUILDERS)} to build, but found {role.name!r}; it is only stored"
         )
-    return _BUILDERS[role.name](role, weights)
+    try:
+        return _BUILDERS[role.name](role, weights)
+    except (AnnotatorError, RuntimeError, OSError, ImportError):
+        raise
+    except Exception as error:  # a library may answer an architecture that is none with anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON_LENGTH]}"
+        raise WeightsError(
+            f"{role.name}: expected an architecture that can be built from the pack's files, but found "
+            f"{shown(role.architecture)} ({reason}); check the pack"
+        ) from error
 
 
 def weights_from_files(role: Role, given: Mapping[str, Path], used: Used) -> OpenWeights:
@@ -198,6 +220,9 @@ def weights_from_files(role: Role, given: Mapping[str, Path], used: Used) -> Ope
 
     @contextmanager
     def weights(slot: str) -> Iterator[WeightFile]:
+        if slot not in role.files:
+            named = ", ".join(role.files) or "none"
+            raise WeightsError(f"{slot}: expected a pack that names its file, but of {role.name} it names {named}")
         located = locate(slot, role.files[slot], given.get(slot))
         try:
             yield WeightFile(located.path, located.sha256, located.source.format)

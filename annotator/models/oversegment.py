@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError
+from annotator.limits import Count, Limits, check_fields
 from annotator.models.dino import Dino
 from annotator.models.finite import require_finite
 from annotator.models.merge_tree import Features, MergeTree, ward
@@ -49,19 +50,16 @@ class OversegmentOptions:
     only what touches; refine: draw the segments to the photo's edges; way: the paper's, or that of its published code,
     which makes segments / 2 + 1 at most."""
 
-    patches: int = 28
-    overlap: int | None = None
-    segments: int = 20
+    patches: Count = 28
+    overlap: Annotated[int | None, Limits(1, 64)] = None
+    segments: Count = 20
     same: float = 0.9
     neighbours_only: bool = False
     refine: bool = False
     way: Literal["paper", "published"] = "paper"
 
     def __post_init__(self) -> None:
-        for name in ("patches", "overlap", "segments"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, but got {value}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urljoin
 
-import yaml
-
-from annotator.config import parameters_from
+from annotator.config import parameters_from, read_yaml
 from annotator.errors import ConfigError, WeightsError
 from annotator.models.devices import resolve_device, resolve_precision
 from annotator.models.networks import Networks, Role, Used, build, weights_from_files
-from annotator.models.sources import MissingWeights, Source, at_hand, known_hash, locate
+from annotator.models.sources import MissingWeights, Source, at_hand, given_file, is_file_there, known_hash, locate
+from annotator.wording import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +104,8 @@ class Pack:
         return build(role, weights_from_files(role, given, used)), used
 
     def given_files(self, labeler: str, weights: Mapping[str, str | Path] | None) -> dict[str, Path]:
-        """`--weights` as paths, or an error for a slot that there is not. What goes with a given file is beside it."""
+        """`--weights` as paths, or an error for a slot or a file that there is not. What goes with a given file is
+        beside it."""
         slots = [slot for role in self.roles_for(labeler).values() for slot in role.files]
         given = {}
         for slot, path in (weights or {}).items():
@@ -113,7 +113,7 @@ class Pack:
                 known = ", ".join(slots) or "none"
                 raise ConfigError(f"--weights {slot}=FILE: the pack {self.name!r} has no such file; it has {known}")
             if str(path) not in self.alternatives.get(slot, {}):
-                given[slot] = Path(path).expanduser()
+                given[slot] = given_file(slot, path)
         companions = {slot: given[slot.split("/")[0]] for slot in slots if "/" in slot and slot.split("/")[0] in given}
         return {slot: path.parent / slot.split("/", 1)[1] for slot, path in companions.items()} | given
 
@@ -141,6 +141,8 @@ def open_networks(
     fitting = resolve_precision(precision, chosen)
     if pack != AUTO:
         return read_pack(pack).networks(labeler.name, chosen, fitting, weights)
+    if weights:  # files that are not there are refused at once, whatever the labeler will open
+        read_pack("paper").choose(weights).given_files(labeler.name, weights)
     decided: list[Pack] = []
 
     def load(role: str) -> tuple[nn.Module, Used]:
@@ -244,21 +246,18 @@ def _alternative_files(pack: Pack) -> Iterator[tuple[str, Role, str, tuple[Sourc
 
 def read_pack(name: str) -> Pack:
     """A pack by its name or by the path of its YAML."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _packs_folder() / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    is_file = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_file else _packs_folder() / f"{name}.yaml"
+    if not (is_file_there(path) if is_file else name in available_packs()):
         known = ", ".join((*available_packs(), AUTO))
-        raise ConfigError(f"no pack {name!r}; known are {known}, or give the path of a pack's YAML") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a pack in YAML, but found: {' '.join(str(error).split())}") from None
-    pack = _mapping(content, str(path), PACK_KEYS)
+        raise ConfigError(f"no pack {name!r}; known are {known}, or give the path of a pack's YAML")
+    pack = _mapping(read_yaml(path), str(path), PACK_KEYS)
     labelers = _mapping(pack.get("labelers"), f"{path}: labelers")
-    return Pack(
-        name=path.stem,
-        description=str(pack.get("description", "")),
+    described = {key: pack[key] for key in ("description",) if key in pack}
+    return replace(
+        parameters_from(Pack, {"name": path.stem, **described}, str(path)),
         roles=_roles(pack.get("roles"), path, "roles"),
-        labelers={labeler: _roles(roles, path, f"labelers.{labeler}") for labeler, roles in labelers.items()},
+        labelers={str(labeler): _roles(roles, path, f"labelers.{labeler}") for labeler, roles in labelers.items()},
         alternatives={
             role: {
                 name: _role(role, value, path, f"{path}: alternatives.{role}.{name}")
@@ -276,10 +275,10 @@ def _packs_folder() -> Path:
 def _mapping(value: Any, where: str, keys: Sequence[str] | None = None) -> dict[str, Any]:
     """`value` as a mapping with no other than these keys; nothing counts as empty."""
     if not isinstance(value, dict | None):
-        raise ConfigError(f"{where}: expected names with values, but found {value!r}")
+        raise ConfigError(f"{where}: expected names with values, but found {shown(value)}")
     for key in value or {}:
         if keys is not None and key not in keys:
-            raise ConfigError(f"{where}: unknown {key!r}; known are {', '.join(keys)}")
+            raise ConfigError(f"{where}: unknown {shown(key)}; known are {', '.join(keys)}")
     return value or {}
 
 
@@ -296,15 +295,12 @@ def _role(name: str, value: Any, path: Path, where: str) -> Role:
     if "weights" in role:
         files[name] = _sources(role["weights"], path, f"{where}.weights")
         for companion, sha256 in _companions(role.get("companions"), f"{where}.companions").items():
-            files[f"{name}/{companion}"] = tuple(_companion(source, companion, sha256) for source in files[name])
-    return Role(
-        name=name,
-        architecture=role.get("architecture"),
-        mean=tuple(role.get("mean", ())),
-        std=tuple(role.get("std", ())),
-        licence=str(role.get("licence", "")),
-        files=files,
-    )
+            try:
+                files[f"{name}/{companion}"] = tuple(_companion(source, companion, sha256) for source in files[name])
+            except ValueError as error:
+                raise ConfigError(f"{where}.companions: {companion}: {error}") from None
+    described: dict[str, Any] = {key: role[key] for key in ("architecture", "mean", "std", "licence") if key in role}
+    return replace(parameters_from(Role, {"name": name, **described}, where), files=files)
 
 
 def _sources(value: Any, path: Path, where: str) -> tuple[Source, ...]:
@@ -313,16 +309,24 @@ def _sources(value: Any, path: Path, where: str) -> tuple[Source, ...]:
     sources = tuple(parameters_from(Source, _mapping(entry, where), where) for entry in entries)
     if not sources:
         raise ConfigError(f"{where}: expected a file, but found an empty list; leave the key out")
-    return tuple(
-        replace(source, path=str((path.parent / source.path).resolve())) if source.path else source
-        for source in sources
-    )
+    return tuple(replace(source, path=_beside(path, source.path)) if source.path else source for source in sources)
+
+
+def _beside(path: Path, name: str) -> str:
+    return str((path.parent / name).resolve())
+
+
+@dataclass(frozen=True)
+class _Companions:
+    names: tuple[str, ...] = ()
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def _companions(value: Any, where: str) -> dict[str, str]:
     """A list of names, or names with their SHA-256."""
-    named = dict.fromkeys(value, "") if isinstance(value, list) else _mapping(value, where)
-    return {str(name): str(sha256) for name, sha256 in named.items()}
+    if isinstance(value, list):
+        return dict.fromkeys(parameters_from(_Companions, {"names": value}, where).names, "")
+    return dict(parameters_from(_Companions, {"hashes": _mapping(value, where)}, where).hashes)
 
 
 def _companion(source: Source, name: str, sha256: str) -> Source:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,6 +55,8 @@ class Source:
             raise ValueError(f"expected one of hub, url, path and package, but found {' and '.join(kinds) or 'none'}")
         if bool(self.hub or self.package) != bool(self.file):
             raise ValueError(f"expected `file` with hub and package, and only there, but found {self.file!r}")
+        if self.package and not all(part.isidentifier() for part in self.package.split(".")):
+            raise ValueError(f"expected the name of a Python package, but found {self.package!r}")
         if self.url and urlsplit(self.url).scheme not in ("http", "https"):
             raise ValueError(f"expected an http(s) address, but found {self.url!r}")
         if self.format and self.format not in FORMATS:
@@ -110,11 +113,23 @@ def locate(slot: str, sources: Sequence[Source], given: Path | None = None) -> L
     given: such a FILE. It is the user's choice, so it need not be the pack's file and its hash is only noted.
     """
     if given is not None:
-        if not given.is_file():
-            raise WeightsError(f"--weights {slot}={given}: expected a file, but there is none; check the path")
+        given_file(slot, given)
         return Located(given, sha256_of(given), sources[0], given=True)
     source, path = at_hand(sources) or _fetch(slot, sources)
     return Located(path, _checked_hash(slot, source, path), source)
+
+
+def given_file(slot: str, named: str | Path) -> Path:
+    """The FILE of `--weights SLOT=FILE`, which must be there."""
+    path = Path(os.path.expanduser(named))  # noqa: PTH111 (a user who has no home is no error)
+    if not is_file_there(path):
+        raise WeightsError(f"--weights {slot}={named}: expected a file, but there is none; check the path")
+    return path
+
+
+def is_file_there(path: Path) -> bool:
+    """False for what cannot be a file's name, too."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def at_hand(sources: Sequence[Source]) -> tuple[Source, Path] | None:
@@ -122,7 +137,7 @@ def at_hand(sources: Sequence[Source]) -> tuple[Source, Path] | None:
     for place in _PLACES:
         for source in sources:
             for path in place(source):
-                if path.is_file():
+                if is_file_there(path):
                     return source, path
     return None
 
@@ -154,8 +169,15 @@ def _checked_hash(slot: str, source: Source, path: Path) -> str:
 def _beside_the_pack(source: Source) -> Iterator[Path]:
     if source.path:
         yield Path(source.path)
-    if source.package and (spec := importlib.util.find_spec(source.package)) is not None:
+    if source.package and (spec := _spec(source.package)) is not None:
         yield from (Path(folder) / source.file for folder in spec.submodule_search_locations or ())
+
+
+def _spec(package: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # of a package inside another that is not there, or has no files
+        return None
 
 
 def _models_folder(source: Source) -> Iterator[Path]:
@@ -177,7 +199,10 @@ def _cached_by_hub(source: Source, folder: Path | None) -> Iterator[Path]:
     if source.hub:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source.hub, source.file, cache_dir=folder, revision=source.revision)
+        try:
+            found = try_to_load_from_cache(source.hub, source.file, cache_dir=folder, revision=source.revision)
+        except ValueError as error:  # its own rules for names
+            raise WeightsError(f"{source.origin}: expected a file on the Hugging Face hub, but {error}") from None
         if isinstance(found, str):
             yield Path(found)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError
+from annotator.limits import Count, check_fields
 from annotator.models.upsample import Winners, bilinear, winners
 from annotator.stages import staged
 
@@ -64,15 +65,13 @@ class HeldMaps:
 class WindowPlan:
     """Short side to `short_side` (long side at most `long_side`), windows of `window` px every `stride` px."""
 
-    short_side: int = 448
-    long_side: int = 2048
-    window: int = 448
-    stride: int = 224
+    short_side: Count = 448
+    long_side: Count = 2048
+    window: Count = 448
+    stride: Count = 224
 
     def __post_init__(self) -> None:
-        for name in ("short_side", "long_side", "window", "stride"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1 pixel, but got {getattr(self, name)}")
+        check_fields(self)
         if self.stride > self.window:
             raise ConfigError(
                 f"stride: expected at most window ({self.window}), or pixels between windows stay unseen, "

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from annotator.errors import ConfigError, WeightsError
+from annotator.limits import Count, Limits, check_fields
 from annotator.models.candidate_texts import CandidateTexts, TokenRules, Tokens, decode
 from annotator.models.fp32 import exact_fp32
 
@@ -62,29 +63,25 @@ class ZeroCapOptions:
 
     prefix: str = "Image of a"
     start_token: bool | None = None
-    max_tokens: int = 15
-    beam: int = 5
-    gradient_steps: int = 5
+    max_tokens: Count = 15
+    beam: Count = 5
+    gradient_steps: Annotated[int, Limits(0, 10**9)] = 5
     step_size: float | None = None
     gradient_power: float = 0.9
     clip_scale: float = 1.0
     fluency_scale: float = 0.2
-    candidates: int = 512
+    candidates: Count = 512
     temperature: float = 0.01
     mix: float = 0.99
     normalise_over: NormaliseOver = "all-beams"
-    end_factor: float = 1.1
+    end_factor: Annotated[float, Limits(0, 10**9, above=True)] = 1.1
     first_token: FirstToken = "any"
     first_stop_factor: float = 1.6
     block_factor: float = 20.0
     block_capitalised: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("beam", 1), ("gradient_steps", 0), ("candidates", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: expected at least {least}, but found {getattr(self, name)}")
-        if self.end_factor <= 0:
-            raise ConfigError(f"end_factor: expected more than 0, but found {self.end_factor}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -115,6 +112,7 @@ class ZeroCap:
         self.step_size = float(own_step if self.options.step_size is None else self.options.step_size)
         self._device: torch.device = next(self._model.parameters()).device
         self._prefix = self._encode_prefix()
+        self._refuse_long_captions()
         with exact_fp32(), torch.inference_mode(False), torch.no_grad():
             self._prefix_past: Past = []
             if len(self._prefix) > 1:
@@ -144,6 +142,14 @@ class ZeroCap:
                 "use another language model"
             )
         return found
+
+    def _refuse_long_captions(self) -> None:
+        """A language model has as many positions as it was trained with."""
+        most = getattr(self._model.config, "max_position_embeddings", self.options.max_tokens + len(self._prefix))
+        if (room := most - len(self._prefix)) < self.options.max_tokens:
+            raise ConfigError(
+                f"max_tokens: expected at most {room} with this language model, but got {self.options.max_tokens}"
+            )
 
     def _start(self) -> Tokens:
         """The start token, if the prefix begins with one. GPT-2's tokenizer has it, but never puts it there itself."""

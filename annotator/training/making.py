@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
 from annotator.errors import ConfigError
+from annotator.limits import COUNT, Limits, check_fields
 from annotator.models.heads import DinoiserHeads
 from annotator.models.networks import Networks
 from annotator.training import found, heads
@@ -53,21 +54,22 @@ class Plan:
     """
 
     style: Style | None = None
-    photos: int | None = None
-    steps: int | None = None
-    batch: int | None = None
-    keep: int | None = None
-    seed: int = 0
-    workers: int = 0
-    minutes: float = math.inf
+    photos: Annotated[int | None, COUNT] = None
+    steps: Annotated[int | None, COUNT] = None
+    batch: Annotated[int | None, Limits(1, 65_536)] = None
+    keep: Annotated[int | None, Limits(0, 10**9)] = None
+    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
+    workers: Annotated[int, Limits(0, 1024)] = 0
+    minutes: Annotated[float | None, Limits(0, 10**9)] = None
     tensorboard: Path | None = None
     report: Report = field(default=lambda stage, share, detail: None)
 
     def __post_init__(self) -> None:
-        least = {"photos": 1, "steps": 1, "batch": 1, "workers": 0, "minutes": 0, "seed": 0}
-        for name, low in least.items():
-            if (value := getattr(self, name)) is not None and value < low:
-                raise ConfigError(f"--{name}: expected {low} or more, but got {value}")
+        check_fields(self)
+
+    @property
+    def most_minutes(self) -> float:
+        return math.inf if self.minutes is None else self.minutes
 
     def style_for(self, pack: str) -> Style:
         return self.style or ("steady" if pack == "embedded" else "paper")
@@ -98,7 +100,7 @@ def make_heads(images: str | Path, networks: Networks, out: Path, plan: Plan) ->
             kept = keep_on_disk(
                 work / "crops", clip, dino, decoder, photos, keep, recipe,
                 workers=plan.workers,
-                minutes=plan.minutes,
+                minutes=plan.most_minutes,
                 progress=lambda done, of: plan.report("teachers", done / of, f"{done:,} crops"),
             )  # fmt: skip
             if kept is None:
@@ -237,4 +239,4 @@ def _work(out: Path) -> Path:
 
 
 def _left(plan: Plan, began: float) -> float:
-    return max(plan.minutes - (time.monotonic() - began) / 60, 0)
+    return max(plan.most_minutes - (time.monotonic() - began) / 60, 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from annotator.prediction import Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
-from annotator.vocabulary import Vocabulary
+from annotator.vocabulary import ClassEntry, Vocabulary
 
 HOSTILE = (
     "<script>window.hacked=1<\u2215script>",
@@ -37,7 +37,7 @@ def write_hostile_run(folder: Path, *, open_labels: bool = False) -> RunReader:
     """A photo per name, whose left half is the class of that name and whose right half is the next one."""
     paths = [f"{name}.png" for name in HOSTILE]
     write_photos(folder / "photos", paths, SIZE)
-    vocabulary = Vocabulary.of(HOSTILE)
+    vocabulary = Vocabulary(tuple(ClassEntry(name, (name,)) for name in HOSTILE))  # as older versions let them in
     manifest = Manifest(
         config={"images": HOSTILE[2], HOSTILE[0]: HOSTILE[1]},
         config_hash=HOSTILE[3],

@@ -202,10 +202,37 @@ def test_mistakes_about_a_run(folder: Path, annotate: Annotate) -> None:
     assert annotate(*RUN, "--vocab", "cat, dog", "--overwrite").code == 0
 
 
-def test_unknown_flags_are_typers(folder: Path, annotate: Annotate) -> None:
-    answer = annotate("run", "--lablr", "x")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--lablr", "x"), "No such option: --lablr"),
+        (("run", "--labelr", "x"), "--labeler"),  # what was probably meant
+        (("run", "--set"), "Option '--set' requires an argument"),
+        (("run", "--batch-size", "x"), "Invalid value for '--batch-size'"),
+        (("eval", "--precision", "fp16"), "Invalid value for '--precision'"),
+        (("status",), "Missing argument 'RUN'"),
+        (("status", "a", "b"), "unexpected extra argument"),
+        (("stats",), "No such command 'stats'"),
+        (("models", "lst"), "No such command 'lst'"),
+        (("train", "heads"), "Missing option '--images'"),
+        (("export", "s3x://bucket/run"), "expected a folder or the URL of a known store"),
+    ],
+)
+def test_errors_of_typer_are_one_line_like_all_others(
+    annotate: Annotate, arguments: tuple[str, ...], message: str
+) -> None:
+    answer = annotate(*arguments)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert answer.err.startswith("annotate: ")
+    assert message in answer.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("models",), ("train",)])
+def test_no_arguments_show_the_help(annotate: Annotate, arguments: tuple[str, ...]) -> None:
+    answer = annotate(*arguments)
     assert answer.code == 2
-    assert "--labeler" in answer.err  # what was probably meant
+    assert "Commands" in answer.out + answer.err
+    assert "annotate: " not in answer.err
 
 
 def test_listings(annotate: Annotate) -> None:
@@ -244,7 +271,7 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
 
 
 def test_our_own_errors_are_one_line_too(annotate: Annotate, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise KeyError("two\nlines")
 
     monkeypatch.setattr(cli, "app", broken)

@@ -5,35 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_gallery import Reader
+from helpers_runs import Answer, annotate_here
 from PIL import Image
 from reference.open_runs import Labelled, write_run
 
 from annotator import cli
 from annotator.run import open_run
 
-Annotate = Callable[..., tuple[int, str, str]]
+Annotate = Callable[..., Answer]
 CLASSES = "background\ncat\nmotorbike\nsky\n"
 
 
 @pytest.fixture
 def annotate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Annotate:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["annotate", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda *arguments: annotate_here(arguments, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -171,7 +162,7 @@ def test_one_photo_is_shown(folder: Path, annotate: Annotate) -> None:
         (("relabel", "run", "--vocab", "cat, dog", "--by", "tt", "--out", "run"), "another folder than the run's own"),
         (("relabel", "run", "--vocab", "cat, dog", "--by", "tt", "--pack", "nothing"), "no pack 'nothing'"),
         (("export", "run", "--min-count", "3"), "no label is in 3 photos or more"),
-        (("export", "run", "--top", "0"), "top: expected 1 or more classes, but got 0"),
+        (("export", "run", "--top", "0"), "top: expected at least 1, but got 0"),
         (("train", "phrases", "--captions", "none.json", "--out", "x.bin"), "expected a file name in .safetensors"),
     ],
 )

@@ -11,9 +11,10 @@ from helpers_gallery import HOSTILE, SIZE, Reader, halves, names_on, pages_of, w
 from helpers_runs import manifest, write_photos
 from PIL import Image
 
+from annotator.characters import visible
 from annotator.errors import ConfigError
 from annotator.gallery import cards
-from annotator.gallery.markup import Markup, escaped, fill, joined, script_json, visible
+from annotator.gallery.markup import Markup, escaped, fill, joined, script_json
 from annotator.gallery.pages import ClassPages, page_links
 from annotator.gallery.report import make_report
 from annotator.gallery.survey import confidence
@@ -197,7 +198,7 @@ def test_order_limit_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "5" in Reader(tmp_path / "three" / "index.html").texts["dd"]  # the overview counts all
     make_report(run, tmp_path / "two", limit=2)
     assert [names_on(page) for page in pages_of(tmp_path / "two")] == [["a", "b"]]
-    with pytest.raises(ConfigError, match="--limit: expected 1 or more photos, but got 0"):
+    with pytest.raises(ConfigError, match="limit: expected at least 1, but got 0"):
         make_report(run, tmp_path / "none", limit=0)
 
 

@@ -9,12 +9,12 @@ import shutil
 import socket
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+from helpers_processes import nobody
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -246,28 +246,6 @@ def test_what_vanishes_during_the_walk_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(JPEG)
     # e.jpg is not opened by the walk: that it is gone, decoding will say
     assert [ref.path for ref in walk] == ["c/y.jpg", "e.jpg"]
-
-
-@pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """A folder that others can read too, which pytest's own are not."""
-    with TemporaryDirectory() as name:
-        folder = Path(name).resolve()
-        folder.chmod(0o755)
-        yield folder
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Root may read everything: be somebody else for a while."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_what_may_not_be_read_comes_up_and_says_so(public_folder: Path) -> None:

@@ -147,7 +147,7 @@ def test_it_goes_on_after_an_interruption(
 def test_refusals(origin: RunReader, networks: Networks, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected another folder than the run's own"):
         relabel(origin, PETS, "tt", tmp_path / "x" / ".." / "run", networks)
-    with pytest.raises(ConfigError, match="expected a cosine from 0 to 1, but got 2"):
+    with pytest.raises(ConfigError, match="threshold: expected 0 to 1, but got 2"):
         relabel(origin, PETS, "tt", tmp_path / "new", networks, threshold=2)
     assert not (tmp_path / "new").exists()
     relabel(origin, PETS, "tt", tmp_path / "new", networks)
@@ -161,3 +161,11 @@ def test_refusals(origin: RunReader, networks: Networks, tmp_path: Path) -> None
 def test_an_unfinished_origin_leaves_an_unfinished_run(networks: Networks, tmp_path: Path) -> None:
     partial = write_run(tmp_path / "run", {"a.jpg": Labelled([[0]], ["puppy"])}, state="partial")
     assert relabel(partial, PETS, "tt", tmp_path / "new", networks).run.manifest.state == "partial"
+
+
+def test_no_cell_of_the_mapping_is_a_formula(networks: Networks, tmp_path: Path) -> None:
+    photos = {"=HYPERLINK(1).jpg": Labelled([[0]], ["cat"], [(1, 0, 0)], [0.7]), "+1.jpg": PHOTOS["c.jpg"]}
+    run = write_run(tmp_path / "run", photos, image_root=tmp_path / "photos", pack={"name": "embedded"})
+    relabel(run, PETS, "tt", tmp_path / "new", networks)
+    lines = (tmp_path / "new/mapping.csv").read_text().splitlines()
+    assert lines[1:] == ["'+1.jpg,0,sky,dog,0.0995,0", "'=HYPERLINK(1).jpg,0,cat,cat,1.0000,1"]

@@ -243,7 +243,7 @@ def test_a_rows_own_weights_win(streets: Path) -> None:
         ({"preset": "voc"}, "no table 'voc'"),
         ({"data": None}, "expected --data, the folder that holds the benchmarks, but got none"),
         ({"data": Path("nowhere")}, "but got nowhere"),
-        ({"subset": 0}, "subset: expected at least 1 photo"),
+        ({"subset": 0}, "subset: expected at least 1"),
     ],
 )
 def test_mistakes(streets: Path, change: dict[str, Any], message: str) -> None:

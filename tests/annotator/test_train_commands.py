@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_runs import Answer, annotate_here
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
@@ -20,23 +20,14 @@ from annotator.training import loop, making
 from annotator.training.crops import CropRecipe
 from annotator.training.curve import Curve
 
-Annotate = Callable[..., tuple[int, str, str]]
+Annotate = Callable[..., Answer]
 HEADS = ("train", "heads", "--images", "photos", "--pack", "embedded", "--steps", "5", "--batch", "2")
 FOUND = ("train", "found", "--images", "photos", "--pack", "embedded", "--steps", "5", "--batch", "2")
 
 
 @pytest.fixture
 def annotate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Annotate:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["annotate", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda *arguments: annotate_here(arguments, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -203,8 +194,8 @@ def test_recipes_differ_and_teachers_can_be_ones_own(folder: Path, annotate: Ann
         ((*HEADS, "--images", "empty", "--out", "h.safetensors"), "empty: expected photos, but found none"),
         ((*FOUND, "--images", "empty", "--out", "h.safetensors"), "empty: expected photos, but found none"),
         ((*HEADS, "--out", "h.safetensors", "--keep-crops", "many"), "expected a number of crops or `live`"),
-        ((*HEADS, "--out", "h.safetensors", "--photos", "0"), "--photos: expected 1 or more, but got 0"),
-        ((*HEADS, "--out", "h.safetensors", "--minutes", "-1"), "--minutes: expected 0 or more, but got -1"),
+        ((*HEADS, "--out", "h.safetensors", "--photos", "0"), "--photos: expected at least 1, but got 0"),
+        ((*HEADS, "--out", "h.safetensors", "--minutes", "-1"), "--minutes: expected at least 0, but got -1"),
         ((*HEADS, "--out", "h.safetensors", "--steps", "0"), "h.safetensors: expected trained weights for --steps 0"),
         ((*HEADS, "--out", "h.safetensors", "--compare", "truth"), "expected --compare, --compare-images and --vocab"),
         (

@@ -73,7 +73,7 @@ def test_table_stands_beside_the_papers(make_run: Callable, tmp_path: Path) -> N
 def test_a_subset_is_spread_and_scored_alone(make_run: Callable, tmp_path: Path) -> None:
     assert spread("abcdefghij", 4) == ["a", "c", "f", "h"]
     assert spread("abc", 3) == spread("abc", 9) == spread("abc", None) == ["a", "b", "c"]
-    with pytest.raises(ConfigError, match="subset: expected at least 1 photo, but got 0"):
+    with pytest.raises(ConfigError, match="subset: expected at least 1, but got 0"):
         spread("abc", 0)
     benchmark = load_benchmark("voc20")
     run = make_run(VOC20.build(tmp_path / "data"), benchmark.vocabulary)

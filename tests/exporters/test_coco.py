@@ -255,7 +255,7 @@ def test_a_mirrored_photo_is_turned_too(make_run, tmp_path, orientation: int) ->
     ("name", "options", "message"),
     [
         ("labels.json", {"segmentation": "polygons"}, "expected one of polygon, rle, rle-uncompressed"),
-        ("labels.json", {"min_area": -1}, "min_area: expected 0 or more pixels, but got -1"),
+        ("labels.json", {"min_area": -1}, "min_area: expected at least 0, but got -1"),
         ("labels.json", {"variant": "stuff", "instances": True}, "one mask per class"),
         ("labels.txt", {}, "expected out, for the format coco, to name a file that ends in .json"),
         ("photos.json", {"variant": "panoptic"}, "expected a folder apart from the photos"),

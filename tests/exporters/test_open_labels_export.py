@@ -103,8 +103,8 @@ def test_overlays_leave_rare_labels_unpainted(make_run, tmp_path) -> None:
     [
         (["dog", "sky", "x", "y"], {"top": 3}, "this run has a vocabulary; leave them out"),
         (None, {"min_count": 4}, "the most common, 'dog', is in 3; lower min_count"),
-        (None, {"min_count": 0}, "min_count: expected 1 or more photos, but got 0"),
-        (None, {"top": 0}, "top: expected 1 or more classes, but got 0"),
+        (None, {"min_count": 0}, "min_count: expected at least 1, but got 0"),
+        (None, {"top": 0}, "top: expected at least 1, but got 0"),
     ],
 )
 def test_refusals(make_run, tmp_path, vocabulary, options, message) -> None:

@@ -256,7 +256,7 @@ def test_its_defaults_are_the_papers() -> None:
     [
         ({"captioner": "blip"}, "captioner: expected one of zerocap, retrieval, none, but got 'blip'"),
         ({"threshold": 1.5}, "labeler zeroguide: threshold: expected 0 to 1, but got 1.5"),
-        ({"sigma": 0}, "labeler zeroguide: sigma: expected more than 0, but got 0"),
+        ({"sigma": 0}, "labeler zeroguide: sigma: expected at least 0.001, but got 0"),
         ({"segments": 0}, "labeler zeroguide: segments: expected at least 1, but got 0"),
         ({"oversegment": "code"}, "oversegment: expected one of paper, published, but got 'code'"),
         ({"normalise_over": "beams"}, "normalise_over: expected one of all-beams, each-beam, but got 'beams'"),

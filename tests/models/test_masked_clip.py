@@ -186,7 +186,7 @@ def test_area_averages_by_hand() -> None:
 
 
 def test_a_bell_needs_a_width() -> None:
-    with pytest.raises(ValueError, match="sigma: expected more than 0, but got 0"):
+    with pytest.raises(ConfigError, match=r"sigma: expected at least 0\.001, but got 0"):
         SegmentOptions(sigma=0.0)
 
 

@@ -106,7 +106,7 @@ def test_without_a_choice_patches_overlap_as_in_the_paper() -> None:
 def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
     with pytest.raises(ConfigError, match=f"divisor of DINO's patch side, 8 px, but got {overlap}"):
         segments_of(networks.photo(16, 16), overlap=overlap)
-    with pytest.raises(ValueError, match="overlap: expected at least 1, but got 0"):
+    with pytest.raises(ConfigError, match="overlap: expected at least 1, but got 0"):
         OversegmentOptions(overlap=0)
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -358,7 +359,7 @@ def test_an_unknown_pack(name):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("- a list", "names with values"),
+        ("- a list", "expected `name: value` lines"),
         ("roles: {clip: [}", "YAML"),
         ("rolls: {}", "unknown 'rolls'"),
         ("roles: {eyes: {}}", "unknown 'eyes'"),
@@ -431,3 +432,16 @@ def test_the_embedded_networks_fit_each_other_and_know_a_cat():
 def test_a_device_that_this_machine_lacks(options, expected):
     with pytest.raises(ConfigError, match=expected):
         open_networks("embedded", Labeler("maskclip"), **options)
+
+
+@pytest.mark.parametrize("pack", ["embedded", "paper", "auto"])
+def test_a_weights_file_that_is_not_there_is_refused_whoever_opens_it(pack: str) -> None:
+    """Labelers without networks, and those that do not open this one, too."""
+    bands = SimpleNamespace(name="bands")
+    for labeler in (bands, SimpleNamespace(name="dinoiser")):
+        for slot in ("clip", "found"):
+            with pytest.raises(WeightsError, match=rf"--weights {slot}=no\.pt: expected a file, but there is none"):
+                open_networks(pack, labeler, "cpu", weights={slot: "no.pt"})
+    with pytest.raises(ConfigError, match="--weights clap=FILE"):
+        open_networks(pack, bands, "cpu", weights={"clap": "no.pt"})
+    open_networks(pack, bands, "cpu", weights={"lm": "smollm2"})

@@ -52,8 +52,8 @@ def test_starts(length: int, expected: list[int]) -> None:
     ("plan", "message"),
     [
         ({"window": 64}, r"stride: expected at most window \(64\)"),
-        ({"stride": 0}, "stride: expected at least 1 pixel, but got 0"),
-        ({"short_side": -1}, "short_side: expected at least 1 pixel, but got -1"),
+        ({"stride": 0}, "stride: expected at least 1, but got 0"),
+        ({"short_side": -1}, "short_side: expected at least 1, but got -1"),
     ],
 )
 def test_plans_that_cannot_work(plan: dict[str, int], message: str) -> None:

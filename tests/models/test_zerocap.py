@@ -389,7 +389,7 @@ def test_a_model_may_name_the_step_that_suits_it() -> None:
 def test_settings_out_of_range_are_named(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: expected at least"):
         ZeroCapOptions(**wrong)
-    with pytest.raises(ConfigError, match="end_factor: expected more than 0, but found 0"):
+    with pytest.raises(ConfigError, match="end_factor: expected more than 0, but got 0"):
         ZeroCapOptions(end_factor=0)
 
 
@@ -452,3 +452,11 @@ def test_the_published_rules_go_with_the_paper_pack(pack: str, expected: tuple[s
     }.items():  # fmt: skip
         for value in values:
             assert options_with(pack, **{name: value}) == replace(found, **{name: value})
+
+
+def test_captions_longer_than_the_model_can_write_are_refused() -> None:
+    language = tiny.gpt2()
+    room = language.model.config.n_positions - len(ZeroCap(language, tiny.clip(), ZeroCapOptions(max_tokens=1))._prefix)
+    ZeroCap(language, tiny.clip(), ZeroCapOptions(max_tokens=room))
+    with pytest.raises(ConfigError, match=f"max_tokens: expected at most {room} with this language model, but got"):
+        ZeroCap(language, tiny.clip(), ZeroCapOptions(max_tokens=room + 1))
