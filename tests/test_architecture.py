@@ -190,6 +190,7 @@ def test_asking_for_help_loads_no_network_library(arguments: list[str]) -> None:
     assert loaded_by(*arguments) & {*HEAVY, "numpy", "scipy", "pyarrow"} == set()
 
 
+@pytest.mark.slow
 def test_exporting_and_scoring_load_no_network_library(tiny_run: Path) -> None:
     masks = str(tiny_run.parent / "masks")
     labels = str(tiny_run.parent / "labels.json")

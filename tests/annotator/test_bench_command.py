@@ -143,6 +143,7 @@ def test_a_slow_stage_of_a_third_partys_labeler_is_found(bench: Bench, tmp_path:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["bench.json", "bench.png", "photos", "plugins"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

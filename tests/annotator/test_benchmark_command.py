@@ -16,6 +16,8 @@ from annotator.commands.evaluate import evaluate
 from annotator.errors import ConfigError, RunError
 from annotator.run import open_run
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019")
 SIZE = (64, 64)
 

@@ -170,6 +170,7 @@ def test_nothing_that_is_printed_reaches_the_terminal(
     assert not {"\x1b", "\x07", "\x9b"} & set(printed)
 
 
+@pytest.mark.slow
 def test_warnings_neither() -> None:
     """Without a handler of pytest's own, in a process."""
     code = (

@@ -270,6 +270,7 @@ def test_corrections_that_are_a_link_are_refused(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "outside").iterdir()] == ["000001.parquet"]
 
 
+@pytest.mark.slow
 def test_two_pulls_at_once_are_two_pulls(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     both_began = threading.Barrier(2, timeout=60)

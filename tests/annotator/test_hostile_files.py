@@ -145,6 +145,7 @@ def use(pack: Path) -> None:
         raise ConfigError(" ".join(str(error).split())[:200]) from None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", PACKS)
 def test_packs(tmp_path: Path, text: str) -> None:
     import torch
@@ -162,6 +163,7 @@ def test_names_of_packs(name: str) -> None:
         read_pack(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [*NO_VALUES, *DEEP, "0x" + "f" * 6000, ".nan", "1e999"])
 def test_values_of_set(value: str) -> None:
     with pytest.raises(ConfigError, match=r"^labeler dinoiser: delta: expected ") as caught:
@@ -217,6 +219,7 @@ PACK = keyed(
 MANY = settings(max_examples=400)
 
 
+@pytest.mark.slow
 @MANY
 @given(VOCABULARY | RAW | VALUES)
 def test_any_vocabulary(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
@@ -233,12 +236,14 @@ def test_any_run_yaml(tmp_path_factory: pytest.TempPathFactory, content: Any) ->
     survives(RunConfig.load, written(tmp_path_factory.getbasetemp() / "any.yaml", content), {})
 
 
+@pytest.mark.slow
 @MANY
 @given(PACK | RAW | VALUES)
 def test_any_pack(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
     survives(use, written(tmp_path_factory.getbasetemp() / "any.yaml", content))
 
 
+@pytest.mark.slow
 @MANY
 @given(st.sampled_from(labelers.BUILT_IN), st.data())
 def test_any_setting(labeler: str, data: st.DataObject) -> None:
@@ -249,6 +254,7 @@ def test_any_setting(labeler: str, data: st.DataObject) -> None:
     survives(lambda: labelers.resolve_parameters(labeler, dict([parse_setting(text)])))
 
 
+@pytest.mark.slow
 @MANY
 @given(st.sampled_from(sorted(exporters.BUILT_IN)), st.data())
 def test_any_option(format: str, data: st.DataObject) -> None:

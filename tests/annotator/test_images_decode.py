@@ -288,6 +288,7 @@ def test_broken_exif_costs_nothing_but_the_orientation(tmp_path: Path) -> None:
 # --- reduced decoding ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "shape"),
     [
@@ -603,6 +604,7 @@ def test_threads_with_different_limits(tmp_path: Path) -> None:
 # --- anything at all -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

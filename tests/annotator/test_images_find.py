@@ -266,6 +266,7 @@ def test_what_may_not_be_read_comes_up_and_says_so(public_folder: Path) -> None:
     assert [ref.path for ref in refs] == ["a.jpg", "lock-ed.jpg", "locked/", "secret.jpg"]
 
 
+@pytest.mark.slow
 def test_deeper_than_pythons_recursion_and_than_the_longest_path(tmp_path: Path) -> None:
     deep = os.open(tmp_path, os.O_RDONLY)
     for _ in range(2100):  # 4,200 characters; the system allows 4,096 in one path

@@ -125,6 +125,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Cou
     return run
 
 
+@pytest.mark.slow
 def test_a_run_does_not_list_all_photos_before_it_labels_the_first(run_of: Callable[..., Counted]) -> None:
     source = run_of(200_000, "--limit", "20")
     assert source.marks[0] <= 20_000

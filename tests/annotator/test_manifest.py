@@ -75,6 +75,7 @@ def test_it_comes_back(file: Path) -> None:
     assert Vocabulary.from_dict(MANIFEST.vocabulary or {}).entries == ENTRIES
 
 
+@pytest.mark.slow
 @given(st.sampled_from(PLACES), JSON)
 @settings(max_examples=1500, deadline=None)
 def test_any_value_in_any_place_is_taken_or_named(tmp_path_factory: Any, way: tuple[Any, ...], value: Any) -> None:

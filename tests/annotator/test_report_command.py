@@ -26,6 +26,8 @@ from annotator.run import ImageRecord, open_run
 from evaluation.benchmarks import load_benchmark
 from evaluation.tables import available
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 64)
 BENCHMARK = """
 title: Two streets

@@ -153,6 +153,7 @@ def flipped(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [EVERYTHING, ["path", "status"], ["path", "segments.list.element.area"]])
 def test_no_flipped_bit_goes_unnoticed(part: Path, columns: list[str]) -> None:
     """What is read is what was written, or an error with the part's name."""

@@ -32,7 +32,7 @@ from annotator.summary import summarise
 from annotator.vocabulary import Vocabulary
 from exporters.base import export
 
-pytestmark = pytest.mark.stress  # a server, its clients, and locks with heartbeats
+pytestmark = [pytest.mark.slow, pytest.mark.stress]  # a server, its clients, and locks with heartbeats
 
 NAMES = [f"{number % 3}/{number:02d}.png" for number in range(20)]
 TREE = (

@@ -20,6 +20,8 @@ from annotator.training import loop, making
 from annotator.training.crops import CropRecipe
 from annotator.training.curve import Curve
 
+pytestmark = pytest.mark.slow
+
 Annotate = Callable[..., Answer]
 HEADS = ("train", "heads", "--images", "photos", "--pack", "embedded", "--steps", "5", "--batch", "2")
 FOUND = ("train", "found", "--images", "photos", "--pack", "embedded", "--steps", "5", "--batch", "2")

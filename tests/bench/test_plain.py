@@ -27,6 +27,8 @@ from annotator.models.packs import Networks
 from annotator.vocabulary import Vocabulary
 from labelers import base
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("background", "dog", "bus", "sea")
 SIZE = (300, 410)
 """height, width: of two windows, neither side a whole number of patches."""

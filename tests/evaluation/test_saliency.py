@@ -51,6 +51,7 @@ def test_nothing_salient_and_nothing_found_is_right() -> None:
     assert scores.compute().iou == 1
 
 
+@pytest.mark.slow
 def test_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores = Saliency()

@@ -21,6 +21,8 @@ from annotator.run import open_run
 from annotator.training import loop
 from evaluation.confusion import ConfusionMatrix
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {"batch": 4, "crop": 96, "short_side": 96, "lr": 3e-3, "seed": 3}
 FLAGS = [text for name, value in RECIPE.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 STEPS = 40

@@ -61,6 +61,7 @@ def test_labels_that_a_labeler_made_up(make_run, tmp_path, name) -> None:
     assert "a zebra" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available())
 def test_photos_are_never_written_over(make_run, tmp_path, name) -> None:
     """Whatever folder is named, the photos are as they were."""

@@ -110,6 +110,7 @@ def test_the_list_is_what_one_types() -> None:
     assert not any(word in line for each in lines.values() for line in each for word in ("None", "True", "False"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available())
 def test_what_the_list_says_can_be_typed(make_run, name, tmp_path) -> None:
     """Each line of it, with a value of its kind, is understood; every option has its description there."""
@@ -150,6 +151,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "split"), FORMS)
 @pytest.mark.parametrize("photos", [6, 0])
 def test_what_is_named_was_written(make_run, noise, tmp_path, form, split, photos) -> None:

@@ -60,6 +60,7 @@ def replaced(way: tuple[Any, ...], value: Any) -> Any:
     return content
 
 
+@pytest.mark.slow
 @given(st.sampled_from([way for way in places(COCO) if way]), JSON)
 @settings(max_examples=400, deadline=None)
 def test_any_value_in_any_place_of_a_coco_file(tmp_path_factory: Any, way: tuple[Any, ...], value: Any) -> None:

@@ -52,6 +52,7 @@ def runs(make_run, noise, tmp_path: Path, bucket: str) -> Runs:
     return here_run, there_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), BROUGHT)
 def test_copies_are_fetched(runs: Runs, tmp_path: Path, name: str, options: dict[str, str]) -> None:
     folders = [tmp_path / "here", tmp_path / "there"]

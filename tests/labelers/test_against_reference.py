@@ -126,6 +126,7 @@ def test_maskclip(patch: int, background: bool, winners: list[Winners]) -> None:
         check(found, probabilities)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [8, 16])
 @pytest.mark.parametrize("affinity", ["clip", "dino", "clip-keys"])
 @pytest.mark.parametrize(
@@ -165,6 +166,7 @@ def test_dinoiser(
     check(winners[0], probabilities)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectness", ["found", "found-bkg", "none"])
 @pytest.mark.parametrize("scales", [(64, 32, 16), (64,), (32, 16)])
 @pytest.mark.parametrize(("side", "upsample"), [(61, "probabilities"), (None, "labels")])

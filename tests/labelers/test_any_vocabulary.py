@@ -114,6 +114,7 @@ def labelers() -> dict[str, Any]:
     return {name: build(name, 16, **chosen)[0] for name, chosen in SETTINGS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -154,6 +155,7 @@ def test_synonyms_of_another_class_change_no_pixel_of_it(
     np.testing.assert_array_equal(found.class_map()[truth.clear], truth.classes[truth.clear])
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(vocabulary=vocabularies(), seed=st.integers(0, 2**32 - 1))
 def test_classes_may_be_asked_for_in_any_order(vocabulary: Vocabulary, seed: int) -> None:

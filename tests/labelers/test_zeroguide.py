@@ -272,6 +272,7 @@ def test_settings_are_checked_before_the_first_photo(given: dict[str, Any], mess
         base.build("zeroguide", small_networks(), {"captioner": "none", **given})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("captioner", ["none", "retrieval"])
 def test_on_the_embedded_pack(captioner: str) -> None:
     """A photo of scikit-image's, whole."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CASES = """
 import sys
 from annotator.models.compat import prepare_torchvision
@@ -21,6 +23,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_open_clip_and_timm_can_be_imported() -> None:
     result = run(CASES)
     assert result.returncode == 0, result.stderr

@@ -408,6 +408,7 @@ def test_auto_does_not_hide_a_wrong_file(tmp_path):
         resolve_pack("auto", "maskclip", ["clip"])
 
 
+@pytest.mark.slow
 def test_the_embedded_networks_fit_each_other_and_know_a_cat():
     """A real photo: the stem, the tower, the text side and the heads only work together."""
     assert available_packs() == ["embedded", "paper"]

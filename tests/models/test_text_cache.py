@@ -204,6 +204,7 @@ def test_an_entry_is_its_own_names_only(own_caches: Path) -> None:
     torch.testing.assert_close(clip(Counting(), "abc").text_embeddings(["cat", "horse"], TEMPLATES), made)
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once() -> None:
     command = [sys.executable, "-c", WRITER]
     with started([*command, "up"]) as first, started([*command, "down"]) as second:

@@ -36,6 +36,7 @@ def softmax_maps(classes: int) -> Tensor:
     return (random_maps(classes) * 30 * torch.linspace(0, 1, classes)[:, None, None]).softmax(dim=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels_at_once", [1, 300, 2**16])
 @pytest.mark.parametrize("make", [random_maps, softmax_maps])
 @pytest.mark.parametrize("size", [(37, 55), (5, 5), (9, 13)])
@@ -94,6 +95,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 def test_memory_does_not_grow_with_classes() -> None:
     """500 classes at 700 x 700 would be 1 GB at once; they cost little more than one class does."""

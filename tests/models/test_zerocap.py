@@ -62,6 +62,7 @@ def plain(language: Any, text: Any, **settings: Any) -> PlainZeroCap:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama])
 @pytest.mark.parametrize(
     ("beam", "fast_settings", "plain_settings"),
@@ -88,6 +89,7 @@ def test_every_token_is_that_of_the_plain_implementation(
         assert len(plain_count.asked) == plain_encodings(found, **QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast_settings", [{}, EACH_BEAM])
 def test_scores_are_those_of_the_plain_implementation(fast_settings: dict[str, Any]) -> None:
     """Of every beam, not only of the one that CLIP chooses; some ended while others went on."""
@@ -438,6 +440,7 @@ def options_with(pack: str, **given: Any) -> ZeroCapOptions:
     return captioner.options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pack", "expected"), [("paper", ("all-beams", 1.1, "any")), ("embedded", ("each-beam", 1.01, "letters"))]
 )

@@ -143,6 +143,7 @@ def torch_dinoiser(pixels: np.ndarray, affinity: str, objectness: str, backgroun
     return chances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affinity", ["clip", "dino", "clip-keys"])
 @pytest.mark.parametrize("objectness", ["head", "found", "none"])
 @pytest.mark.parametrize("background", [None, 2])

@@ -164,6 +164,7 @@ def test_a_student_learns_a_batch(cache: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_training_reproduces_and_resumes(cache: Path, stem_state: dict[str, Tensor], tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=2)
     whole = train_dino(cache, stem_state, recipe)

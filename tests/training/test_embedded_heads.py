@@ -74,6 +74,7 @@ def test_the_cache_teaches_what_the_networks_say(parts: Parts, images: Tensor, c
     assert (kept.objects == live.objects).float().mean() > 0.97  # features were rounded to float16
 
 
+@pytest.mark.slow
 def test_heads_learn_from_the_cache(parts: Parts, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "HEADS", replace(embedded.HEADS, steps=80, batch=4, decay_from=80))
     tower, vit, decoder = parts

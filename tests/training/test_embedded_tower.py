@@ -25,6 +25,8 @@ from annotator.training.embedded.cache import looks
 from annotator.training.embedded.clip import Recipe, train_clip
 from annotator.training.embedded.tower import class_token, dense, start, trunk
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stem_state() -> dict[str, Tensor]:
