@@ -15,7 +15,7 @@ from annotator.run_lengths import totals
 
 MOST_PIXELS = 2**31 - 1
 """Of a photo: pycocotools counts in 32 bits."""
-AT_ONCE = 2**15
+AT_ONCE = 2**16
 """Bytes of run lengths that are looked at together."""
 YOUNGER = {"history", "embedding"}
 """Columns and fields that rows of older versions lack."""
@@ -118,16 +118,14 @@ def _segment_faults(
     inside = (x >= 0) & (y >= 0) & (across > 0) & (down > 0)
     inside &= (x + across <= width[row_of]) & (y + down <= height[row_of])
     yield rows(~inside), "a segment's bbox is not inside"
-    for part, pixels, area in _run_totals(fields["rle"]):
-        wrong = np.zeros(len(row_of), np.bool_)
-        wrong[part] = pixels != (width * height)[row_of[part]]
-        yield rows(wrong), "a segment's run lengths are not those of a photo of this size"
-        wrong[part] = area != fields["area"].to_numpy()[part]
-        yield rows(wrong), "a segment's area is not that of its run lengths"
+    pixels, area = _run_totals(fields["rle"])
+    yield rows(pixels != (width * height)[row_of]), "a segment's run lengths are not those of a photo of this size"
+    yield rows(area != fields["area"].to_numpy()), "a segment's area is not that of its run lengths"
 
 
-def _run_totals(strings: pa.BinaryArray) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-    """Some at a time: which, all pixels of each (-1 where it is none), and those of the mask."""
+def _run_totals(strings: pa.BinaryArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each string all pixels, -1 where it is none, and those of the mask; worked out for some at a time."""
+    all_pixels, all_area = np.zeros(len(strings), np.int64), np.zeros(len(strings), np.int64)
     bounds = np.frombuffer(strings.buffers()[1], np.int32).astype(np.int64)
     bounds = bounds[strings.offset : strings.offset + len(strings) + 1]
     data = np.frombuffer(strings.buffers()[2] or b"", np.uint8)
@@ -136,8 +134,10 @@ def _run_totals(strings: pa.BinaryArray) -> Iterator[tuple[slice, NDArray[np.int
         beyond = int(np.searchsorted(bounds, bounds[first] + AT_ONCE, side="right"))
         last = min(max(beyond - 1, first + 1), len(strings))
         found = totals(data, bounds[first : last + 1])
-        yield slice(first, last), np.where(found.whole, found.pixels, -1), found.area
+        all_pixels[first:last] = np.where(found.whole, found.pixels, -1)
+        all_area[first:last] = found.area
         first = last
+    return all_pixels, all_area
 
 
 def _true(values: pa.BooleanArray) -> Wrong:

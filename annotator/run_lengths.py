@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+FIRST = np.uint8(48)
+DIGIT, SIGN, MORE, MOST_BITS = 0x1F, 0x10, 0x20, 0x3F
 LONGEST_NUMBER = 7
 """Characters: 35 bits, more than a run can have pixels."""
 LONGEST_RUN = 2**31
@@ -29,7 +31,7 @@ class Totals(NamedTuple):
 
 def run_lengths(rle: bytes) -> Ints:
     """One string -> lengths of gap, run, gap, run, ..."""
-    lengths, _ = _numbers(np.frombuffer(rle, dtype=np.uint8))
+    lengths, _ = _numbers(np.frombuffer(rle, dtype=np.uint8) - FIRST)
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
     return lengths
@@ -37,53 +39,59 @@ def run_lengths(rle: bytes) -> Ints:
 
 def totals(strings: NDArray[np.uint8], bounds: Ints) -> Totals:
     """Many strings in a row, of which number i begins at bounds[i] and ends at bounds[i + 1]; any bytes will do."""
-    sizes = np.diff(bounds)
-    there = np.flatnonzero(sizes)
-    whole = sizes > 0
-    pixels, area = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
+    bits = strings[bounds[0] : bounds[-1]] - FIRST
+    bounds = bounds - bounds[0]
+    there = np.flatnonzero(np.diff(bounds))
+    whole = np.diff(bounds) > 0
+    pixels, area = np.zeros(len(whole), np.int64), np.zeros(len(whole), np.int64)
     if not there.size:
         return Totals(pixels, area, whole)
-    characters = strings[bounds[0] : bounds[-1]]
-    string_of = np.repeat(np.arange(len(sizes)), sizes)
-    whole[string_of[(characters < 48) | (characters > 111)]] = False
-    closing = bounds[there + 1] - bounds[0] - 1
-    whole[there] &= (characters[closing] - 48) & 0x20 == 0
-    readable = characters.copy()
-    readable[closing] = 48 + ((characters[closing] - 48) & 0x1F)  # so that no number goes on into the next string
-    values, ends = _numbers(readable)
-    long = np.diff(ends, prepend=-1) > LONGEST_NUMBER
-    whole[string_of[ends[long]]] = False
-    owner = string_of[ends]
-    place = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    whole[owner[(place == 0) & ((values < 0) | (values > LONGEST_RUN))]] = False
-    pixels[owner[place == 0]] = values[place == 0]
-    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
-        if chain.any():
-            first, lengths, strings_met = _summed_up(values[chain], owner[chain])
-            whole[owner[chain][(lengths < 0) | (lengths > LONGEST_RUN)]] = False
-            sums = np.add.reduceat(lengths, first)
-            pixels[strings_met] += sums
-            if place[chain][0] == 1:
-                area[strings_met] = sums
+
+    def spoil(characters: Ints) -> None:
+        whole[np.searchsorted(bounds, characters, side="right") - 1] = False
+
+    spoil(np.flatnonzero(bits > MOST_BITS))
+    closing = bounds[there + 1] - 1
+    whole[there] &= bits[closing] & MORE == 0
+    bits[closing] &= MORE - 1  # so that no number goes on into the next string
+    values, ends = _numbers(bits)
+    spoil(ends[np.diff(ends, prepend=-1) > LONGEST_NUMBER])
+
+    first = np.searchsorted(ends, bounds[there])  # number of each string
+    counts = np.diff(first, append=len(ends))
+    place = np.arange(len(ends)) - np.repeat(first, counts)
+    pixels[there] = values[first]
+    odd = place & 1 == 1
+    for chain in (odd, ~odd & (place > 0)):
+        begins = np.cumsum(chain) - chain  # of each string's part of the chain, where it has one
+        begins = np.append(begins[first], np.count_nonzero(chain))
+        has = np.flatnonzero(np.diff(begins))
+        if has.size:
+            lengths = _summed_up(values[chain], begins[has], np.diff(begins)[has])
+            values[chain] = lengths
+            sums = np.add.reduceat(lengths, begins[has])
+            pixels[there[has]] += sums
+            if chain is odd:
+                area[there[has]] = sums
+    spoil(ends[(values < 0) | (values > LONGEST_RUN)])
     return Totals(pixels, area, whole)
 
 
-def _numbers(characters: NDArray[np.uint8]) -> tuple[Ints, Ints]:
+def _numbers(bits: NDArray[np.uint8]) -> tuple[Ints, Ints]:
     """Numbers as they stand there, differences included, and where the last character of each is."""
-    bits = characters.astype(np.int64) - 48
-    ends = np.flatnonzero(bits & 0x20 == 0)
-    starts = np.append(0, ends[:-1] + 1)
-    shifts = 5 * (np.arange(bits.size) - np.repeat(starts, ends - starts + 1))
-    np.minimum(shifts, 5 * LONGEST_NUMBER, out=shifts)
-    values = np.add.reduceat((bits & 0x1F) << shifts, starts)
-    values -= np.where(bits[ends] & 0x10, np.int64(32) << shifts[ends], 0)
+    ends = np.flatnonzero(bits & MORE == 0)
+    begins = np.append(0, ends[:-1] + 1)
+    sizes = ends - begins
+    values = (bits[begins] & DIGIT).astype(np.int64)
+    for digit in range(1, min(int(sizes.max(initial=0)), LONGEST_NUMBER) + 1):
+        longer = np.flatnonzero(sizes >= digit)
+        values[longer] |= (bits[begins[longer] + digit] & DIGIT).astype(np.int64) << 5 * digit
+    negative = np.flatnonzero(bits[ends] & SIGN)
+    values[negative] -= np.int64(32) << 5 * np.minimum(sizes[negative], LONGEST_NUMBER)
     return values, ends
 
 
-def _summed_up(differences: Ints, owner: Ints) -> tuple[Ints, Ints, Ints]:
-    """Sums from the first difference of each owner on; with where each owner begins, and which it is."""
-    first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+def _summed_up(differences: Ints, begins: Ints, counts: Ints) -> Ints:
+    """Sums of each group from its own beginning on."""
     sums = np.cumsum(differences)
-    before = sums[first] - differences[first]
-    counts = np.diff(np.append(first, len(owner)))
-    return first, sums - np.repeat(before, counts), owner[first]
+    return sums - np.repeat(sums[begins] - differences[begins], counts)
