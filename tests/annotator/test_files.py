@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
+from helpers_processes import PATIENCE
 from helpers_runs import manifest
 from PIL import Image
 from reference.open_runs import Labelled, write_run
@@ -273,7 +274,7 @@ def test_corrections_that_are_a_link_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_pulls_at_once_are_two_pulls(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    both_began = threading.Barrier(2, timeout=60)
+    both_began = threading.Barrier(2, timeout=PATIENCE)
 
     def rows() -> Iterator[Correction]:
         for number in range(300):  # more than are collected before a file is opened

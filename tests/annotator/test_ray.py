@@ -205,7 +205,7 @@ def test_photos_are_listed_once_and_while_others_are_labelled(
 
         def __iter__(self) -> Iterator[ImageRef]:
             for ref in self._source:
-                assert len(listed) < 34 or labelled.wait(60), "no photo is labelled before all are listed"
+                assert len(listed) < 34 or labelled.wait(4 * PATIENCE), "no photo is labelled before all are listed"
                 listed.append(ref.path)
                 yield ref
 
