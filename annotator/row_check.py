@@ -15,7 +15,7 @@ from annotator.run_lengths import totals
 
 MOST_PIXELS = 2**31 - 1
 """Of a photo: pycocotools counts in 32 bits."""
-AT_ONCE = 2**16
+AT_ONCE = 2**15
 """Bytes of run lengths that are looked at together."""
 YOUNGER = {"history", "embedding"}
 """Columns and fields that rows of older versions lack."""
