@@ -33,6 +33,7 @@ from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
 from annotator.row_check import refuse_nonsense
 from annotator.run import RunReader
+from annotator.wording import one_line
 
 Verdict = Literal["", "approve", "reject", "redo"]
 VERDICTS: tuple[Verdict, ...] = ("approve", "reject", "redo")
@@ -238,7 +239,7 @@ def _rows(file: Path) -> Iterator[tuple[Correction, int]]:
 
 
 def _unreadable(file: Path, error: Exception) -> RunError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return RunError(f"{file}: cannot be read ({reason}); move it away, and the run is without this pull")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
@@ -14,7 +13,3 @@ def jpeg_bytes(picture: Image, **options: Any) -> bytes:
     encoded = BytesIO()
     picture.save(encoded, "JPEG", **options)
     return encoded.getvalue()
-
-
-def save_jpeg(picture: Image, file: Path, **options: Any) -> None:
-    file.write_bytes(jpeg_bytes(picture, **options))

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from annotator import storage
 from annotator.errors import RunError
 from annotator.vocabulary import Vocabulary
-from annotator.wording import shown
+from annotator.wording import one_line, shown
 
 SCHEMA_VERSION = 1
 DIGEST = "digest"
@@ -69,7 +69,7 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{directory}: no run here (run.json is missing); `annotate run` makes one") from None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise RunError(
                 f"{path}: damaged ({reason}); the parts beside it are unharmed: put a copy of it back, such as "
                 "`annotate run` with --limit 0 and another --out writes, or start anew with --overwrite"

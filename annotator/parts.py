@@ -24,6 +24,7 @@ from annotator.errors import RunError
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
 from annotator.storage import StoredFile
+from annotator.wording import one_line
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What reading a Parquet file raises that is not what it should be."""
@@ -160,5 +161,5 @@ def _opened(part: Path) -> Iterator[pq.ParquetFile]:
                 f"{part}: cannot be read ({getattr(error, 'strerror', error)}); keep it, as it may be good: make it "
                 "readable, and try again"
             ) from None
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DamagedPart(part, reason) from None

@@ -17,6 +17,11 @@ def are(number: int, noun: str) -> str:
     return f"{count(number, noun)} {'is' if number == 1 else 'are'}"
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, or its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 BITS_SHOWN = 128
 LONGEST = 200
 

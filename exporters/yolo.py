@@ -83,7 +83,7 @@ def export(run: RunReader, out: Path, options: YoloOptions) -> ExportSummary:
         yaml.safe_dump(_data(classes, counts), file, allow_unicode=True, sort_keys=False)
     if any(counts.values()):
         summary.notes.append(
-            ", ".join(f"{name}: {count(photos, 'photo')}" for name, photos in counts.items() if photos)
+            ", ".join(f"{split}: {count(number, 'photo')}" for split, number in counts.items() if number)
         )
     if not counts["val"]:
         summary.notes.append("no photo is in val, so data.yaml validates on train")

@@ -15,7 +15,7 @@ from annotator.errors import ImageError
 from annotator.gallery.look import Look, css_color
 from annotator.gallery.markup import Markup, escaped, joined
 from annotator.gallery.survey import confidence
-from annotator.jpeg import save_jpeg
+from annotator.jpeg import jpeg_bytes
 from annotator.prediction import decode as decode_rle
 from annotator.record import ImageRecord
 from annotator.show import tree_lines
@@ -73,7 +73,7 @@ def make_card(record: ImageRecord, root: Path, look: Look, folder: Path, place: 
         problem, has_photo = str(error), False
     else:
         resized = Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS)
-        save_jpeg(resized, folder / f"{picture}.jpg", quality=QUALITY)
+        (folder / f"{picture}.jpg").write_bytes(jpeg_bytes(resized, quality=QUALITY))
         if (photo.height, photo.width) != record.size:
             problem = f"the photo has changed since: it is {photo.width} x {photo.height} now"
     pixels = record.width * record.height

