@@ -44,6 +44,15 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DEADLY))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads for networks here as an actor with one CPU has: more add up in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_folder() -> Iterator[None]:
     """Ray's files in a folder that no other user's Ray has written to; sockets need a short path."""
@@ -309,6 +318,7 @@ def test_a_lost_node_leaves_the_rest_to_the_others(
     assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_networks_on_actors_give_the_masks_of_the_local_engine(cluster: str, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", NAMES[:2], (96, 128))
     pipeline.run(prepare(tmp_path, "local", labeler="maskclip"))
