@@ -162,7 +162,7 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
     first = list(islice(rows, BATCH_ROWS))
     if not first:
         return None
-    folder = _folder(directory)
+    folder = folder_of(directory)
     refuse_leading_out(folder, directory)
     folder.mkdir(exist_ok=True)
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -175,7 +175,7 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
                 batch = list(islice(rows, BATCH_ROWS))
         draft.close()
         with alone_in(folder, wait=True):  # else two pulls at once would take one number
-            number = max(map(_number, _files(directory)), default=0) + 1
+            number = max(map(_number, files(directory)), default=0) + 1
             target = draft.publish(folder / f"{number:06d}.parquet")
     except BaseException:
         draft.discard()
@@ -185,30 +185,45 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
 
 def pulls(directory: Path) -> list[Pull]:
     """All there are, the undone ones too, in the order in which they were made."""
-    return [_describe(file) for file in _files(directory)]
+    return [_describe(file) for file in files(directory)]
 
 
 def undo(directory: Path, number: int) -> Pull:
     """Takes one pull out of the layer. What later pulls say of its photos still holds."""
-    folder = _folder(directory)
+    folder = folder_of(directory)
     if folder.is_dir():
         refuse_leading_out(folder, directory)
         with alone_in(folder, wait=True):
-            for file in _files(directory):
+            for file in files(directory):
                 if _number(file) == number and file.suffix == ".parquet":
                     move(file, file.with_suffix(".undone"), durable=True)
                     return _describe(file.with_suffix(".undone"))
-    there = ", ".join(str(_number(file)) for file in _files(directory) if file.suffix == ".parquet") or "none"
+    there = ", ".join(str(_number(file)) for file in files(directory) if file.suffix == ".parquet") or "none"
     raise RunError(f"{directory}: expected a pull that is not undone ({there}), but got {number}; see review --list")
 
 
-def _folder(directory: Path) -> Path:
+def folder_of(directory: Path) -> Path:
     return directory / "corrections"
 
 
-def _files(directory: Path) -> list[Path]:
-    found = [file for file in _folder(directory).glob("[0-9]*") if file.suffix in (".parquet", ".undone")]
+def files(directory: Path) -> list[Path]:
+    found = [file for file in folder_of(directory).glob("[0-9]*") if file.suffix in (".parquet", ".undone")]
     return sorted(found, key=_number)
+
+
+def read(file: Path) -> pa.Table:
+    """A pull as `written` takes it."""
+    try:
+        return pq.read_table(file, partitioning=None)
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
+
+
+def written(rows: pa.Table) -> bytes:
+    """A pull's file."""
+    content = pa.BufferOutputStream()
+    pq.write_table(rows, content, compression="zstd", row_group_size=BATCH_ROWS)
+    return content.getvalue().to_pybytes()
 
 
 def _number(file: Path) -> int:
@@ -217,9 +232,9 @@ def _number(file: Path) -> int:
 
 def _latest(directory: Path) -> Iterator[Correction]:
     """The row that holds for each photo, in path order."""
-    files = [file for file in _files(directory) if file.suffix == ".parquet"]
+    holding = [file for file in files(directory) if file.suffix == ".parquet"]
     path = None
-    for row, _ in heapq.merge(*map(_rows, files), key=lambda item: (item[0].path, -item[1])):
+    for row, _ in heapq.merge(*map(_rows, holding), key=lambda item: (item[0].path, -item[1])):
         if row.path != path:
             path = row.path
             yield row

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
+from annotator.identity import identity, read_back
 from annotator.manifest import Manifest
-from annotator.vocabulary import FIELDS
+from annotator.vocabulary import LABELLING_FIELDS
 from annotator.wording import count
 
 NAMES_SHOWN = 4
@@ -21,18 +21,11 @@ def differences(run: Manifest, command: Manifest) -> list[str]:
 
     A labeler has settings and networks of its own, so these are not compared where the labelers differ.
     """
-    run, command = _as_read(run), _as_read(command)
-    old, new = _flat(run.config), _flat(command.config)
+    old, new = _flat(identity(run)), _flat(identity(command))
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     if "labeler" in changed:
-        changed = ["labeler", *(name for name in changed if _group(name) in ("images", "vocabulary", "precision"))]
+        changed = ["labeler", *(name for name in changed if _group(name) in ("vocabulary", "precision"))]
     return list(dict.fromkeys(_sentence(name, old, new, run, command) for name in changed))
-
-
-def _as_read(manifest: Manifest) -> Manifest:
-    """As run.json gives it back: without tuples, for example."""
-    config, vocabulary = json.loads(json.dumps([manifest.config, manifest.vocabulary], default=str))
-    return replace(manifest, config=config, vocabulary=vocabulary)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,6 +71,7 @@ def _shown(value: Any) -> str:
 
 
 def _vocabulary_differences(run: dict[str, Any], command: dict[str, Any]) -> Iterator[str]:
+    run, command = read_back(run), read_back(command)
     old, new = ({entry["name"]: entry for entry in each["entries"]} for each in (run, command))
     gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
     if gone:
@@ -86,7 +80,7 @@ def _vocabulary_differences(run: dict[str, Any], command: dict[str, Any]) -> Ite
         yield f"only this command has {_quoted(added)}"
     if not gone and not added and list(old) != list(new):
         yield "the classes come in another order"
-    for field in FIELDS:
+    for field in LABELLING_FIELDS:
         if other := [name for name in old if name in new and old[name].get(field) != new[name].get(field)]:
             yield f"{_quoted(other)} with other {field}"
     if run["templates"] != command["templates"]:

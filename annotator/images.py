@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path
 
@@ -56,16 +56,27 @@ class ImageSource:
     what cannot be listed is an error.
 
     refs: the photos themselves, where they were named one by one; these are given whatever they are.
+    below: the tree begins in this folder below the root, and all paths with it.
     """
 
     root: Path
     pattern: Pattern = EVERYTHING
     refs: tuple[ImageRef, ...] | None = None
+    below: str = ""
 
     def __iter__(self) -> Iterator[ImageRef]:
         if self.refs is not None:
             return iter(self.refs)
-        return _walk_store(self.root, self.pattern) if is_remote(self.root) else _walk(self.root, self.pattern)
+        start = self.root / self.below if self.below else self.root
+        found = _walk_store(start, self.pattern) if is_remote(start) else _walk(start, self.pattern)
+        return (_seen_from(self.root, self.below, ref) for ref in found) if self.below else found
+
+    def seen_from(self, root: Path) -> ImageSource:
+        """The same photos with paths relative to a folder above."""
+        between = str(self.root)[len(str(root).rstrip("/")) + 1 :]
+        if self.refs is not None:
+            return replace(self, root=root, refs=tuple(_seen_from(root, between, ref) for ref in self.refs))
+        return replace(self, root=root, below=f"{between}/{self.below}".rstrip("/"))
 
 
 def open_source(images: str | Path | Sequence[str | Path]) -> ImageSource:
@@ -159,6 +170,10 @@ def _from_urls(urls: Iterable[str]) -> ImageSource:
 
 def _walk_store(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
     return (ImageRef(root, path) for path in stored_images.walk(root, pattern))
+
+
+def _seen_from(root: Path, between: str, ref: ImageRef) -> ImageRef:
+    return ImageRef(root, f"{between}/{ref.path}", ref.name_on_disk and f"{between}/{ref.name_on_disk}")
 
 
 def _ref(root: Path, path: str, on_disk: str) -> ImageRef:

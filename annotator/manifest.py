@@ -15,6 +15,8 @@ from annotator.vocabulary import Vocabulary
 from annotator.wording import one_line, shown
 
 SCHEMA_VERSION = 1
+MOVING: Literal["moving"] = "moving"
+"""A process was ended while it gave the run's photos other paths; the next writer finishes that."""
 DIGEST = "digest"
 """Of all the rest of run.json."""
 
@@ -35,7 +37,7 @@ class Manifest:
     environment: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    state: Literal["running", "interrupted", "partial", "complete"] = "running"
+    state: Literal["running", "interrupted", "partial", "complete", "moving"] = "running"
     schema: int = SCHEMA_VERSION
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,11 +19,14 @@ from annotator.engines.crew import Crew, assemble
 from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
 from annotator.finished import Finished
+from annotator.identity import config_hash
 from annotator.images import ImageRef, ImageSource, open_source
 from annotator.interrupts import stop_on_signal
 from annotator.listing import Listing
+from annotator.longer_paths import lengthen
+from annotator.moved_photos import resumed
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
-from annotator.run_check import check_run
+from annotator.run_check import check_run, is_run, refuse_other_config
 from annotator.stages import stage, staged_items
 from annotator.storage import place
 from annotator.summary import RunSummary, summarise
@@ -51,6 +52,7 @@ class Job:
 
     crew:    what labels in this process.
     cluster: where crews like it label instead, with the engine `ray`.
+    between: folders that the paths of the rows there are have to begin with, before the run goes on.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class Job:
     manifest: Manifest
     directory: Path
     cluster: Cluster | None = None
+    between: str = ""
 
     @property
     def labeler(self) -> labelers.Labeler:
@@ -84,6 +87,13 @@ class Job:
         surveyed = ledger.survey(self.directory)
         surveyed = surveyed._replace(rest=undamaged(surveyed.rest))  # a run sets the others aside
         return finished_paths(self.directory, only_ok=self.config.retry_failed, surveyed=surveyed)
+
+    def left_of(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+        """Those of the photos that a run would label."""
+        finished, begin = self.finished(), f"{self.between}/"
+        if not self.between:
+            return finished.left_of(refs)
+        return (ref for ref in refs if not ref.path.startswith(begin) or ref.path[len(begin) :] not in finished)
 
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
@@ -129,32 +139,37 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
     registration = labelers.find(config.labeler)
     parameters = labelers.resolve_parameters(config.labeler, config.settings)
     vocabulary = _vocabulary(registration.spec, vocab if vocab is not None else config.vocab)
-    source = open_source(images if images is not None else config.images or default_images())
-    crew, cluster = _crew(config, vocabulary)
-
-    decisive = {
-        "images": str(source.root),
-        "labeler": config.labeler,
-        "settings": asdict(parameters),
-        "vocabulary": vocabulary.fingerprint() if vocabulary else None,
-        "weights": crew.weights,
-        "precision": cluster.precision if cluster else crew.networks.precision,
-        "full_decode": config.full_decode,
-        **({"compile": True} if config.compile else {}),  # runs from before this option stay the same
-    }
+    named = images if images is not None else config.images or default_images()
+    source = open_source(named)
+    directory = place(config.out or f"runs/{_name_of(named, source)}-{config.labeler}")
     manifest = Manifest(
-        config=decisive,
-        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest(),
+        config={
+            "labeler": config.labeler,
+            "settings": asdict(parameters),
+            "vocabulary": vocabulary.fingerprint() if vocabulary else None,
+            "full_decode": config.full_decode,
+            **({"compile": True} if config.compile else {}),  # runs from before this option stay the same
+        },
+        config_hash="",
         image_root=str(source.root),
         tool_version=version("annotate"),
         labeler=config.labeler,
         vocabulary=vocabulary.to_dict() if vocabulary else None,
-        pack={"name": crew.networks.pack, "roles": crew.networks.used()},
-        execution=_execution(config, crew, cluster),
-        environment=_environment(),
     )
-    directory = place(config.out or f"runs/{source.root.resolve().name or 'images'}-{config.labeler}")
-    return Job(config, source, crew, vocabulary, manifest, directory, cluster)
+    between = ""
+    if not config.overwrite and is_run(directory):
+        refuse_other_config(directory, manifest, networks_known=False)  # before any network is loaded
+        source, between = resumed(directory, source)
+
+    crew, cluster = _crew(config, vocabulary)
+    manifest.config["weights"] = crew.weights
+    manifest.config["precision"] = cluster.precision if cluster else crew.networks.precision
+    manifest.config_hash = config_hash(manifest.config)
+    manifest.image_root = str(source.root)
+    manifest.pack = {"name": crew.networks.pack, "roles": crew.networks.used()}
+    manifest.execution = _execution(config, crew, cluster)
+    manifest.environment = _environment()
+    return Job(config, source, crew, vocabulary, manifest, directory, cluster, between)
 
 
 def check(job: Job) -> None:
@@ -177,6 +192,9 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     labelled = 0
     config = job.config
     options = {"overwrite": config.overwrite, "retry_failed": config.retry_failed}
+    if not config.overwrite and is_run(job.directory):
+        check(job)
+        lengthen(job.directory, job.manifest.image_root, job.between)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         todo = writer.finished.left_of(staged_items("find", job.source))
@@ -237,7 +255,7 @@ def estimate(job: Job) -> Estimate:
             photos += 1
             yield ref
 
-    left = job.finished().left_of(counted())
+    left = job.left_of(counted())
     listing = Listing(left, job.config.limit)
     sample = list(islice(listing, SAMPLE))
     todo = len(sample) + sum(1 for _ in listing)
@@ -250,6 +268,13 @@ def estimate(job: Job) -> Estimate:
     at_once = job.cluster.placement.actors if job.cluster else 1
     seconds = sum(timed) / len(timed) / at_once if timed else None
     return Estimate(photos, finished, todo, seconds, len(timed), bool(sample) and not timed)
+
+
+def _name_of(named: str | Path | Sequence[str | Path], source: ImageSource) -> str:
+    """For the run's folder; a list gives its own name, as the folder that its photos share changes when it grows."""
+    if isinstance(named, str | Path) and str(named).lower().endswith(".txt"):
+        return Path(str(named)).stem
+    return source.root.resolve().name or "images"
 
 
 def default_images() -> str:

@@ -7,8 +7,6 @@ comes from, and beside its parts lies `mapping.csv`: what became of every segmen
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from annotator.blame import blaming
 from annotator.csv_cells import row_writer
 from annotator.errors import ConfigError
 from annotator.files import replacing_text
+from annotator.identity import config_hash
 from annotator.limits import SHARE
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
@@ -101,7 +100,7 @@ def _manifest(run: RunReader, vocabulary: Vocabulary, by: By, threshold: float, 
     return replace(
         origin,
         config={**decisive, "origin": {"run": str(run.directory.resolve()), "config": origin.config}},
-        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+        config_hash=config_hash(decisive),
         vocabulary=vocabulary.to_dict(),
         pack={**origin.pack, "relabelled_with": {"name": networks.pack, "roles": used}},
         counts={},

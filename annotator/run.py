@@ -24,8 +24,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from annotator import ledger, storage
+from annotator.errors import RunError
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
+from annotator.manifest import MOVING
 from annotator.manifest import Manifest as Manifest
 from annotator.manifest import write_atomically as write_atomically
 from annotator.parts import part_files as part_files
@@ -151,6 +153,11 @@ class RunReader:
     def __init__(self, directory: str | Path, images: str | Path | None = None) -> None:
         self.directory = place(directory)
         self.manifest = Manifest.load(self.directory)
+        if self.manifest.state == MOVING:
+            raise RunError(
+                f"{self.directory}: its photos were being given other paths when the process ended; the same "
+                "`annotate run` again finishes that"
+            )
         self._images = images
 
     def __repr__(self) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from annotator import locks, storage
 from annotator.differences import differences
 from annotator.errors import RunError
 from annotator.files import refuse_leading_out
+from annotator.identity import identity
 from annotator.manifest import Manifest
 from annotator.parts import parts_folder
 
@@ -31,17 +34,32 @@ def check_run(directory: Path, manifest: Manifest, *, overwrite: bool = False) -
                 refuse_leading_out(directory / name, directory)
             _require_writable(directory)
         locks.refuse_held(directory)
-        is_run = storage.exists(directory / "run.json")
     except OSError as error:
         raise cannot_be_written(directory, error) from None
-    if is_run and not overwrite:
+    if is_run(directory) and not overwrite:
         refuse_other_config(directory, manifest)
 
 
-def refuse_other_config(directory: Path, manifest: Manifest) -> None:
-    """Raises `RunError` where the run that is there was made with options that would give other labels."""
+def is_run(directory: Path) -> bool:
+    """Whether a run was begun there."""
+    try:
+        return storage.exists(directory / "run.json")
+    except OSError as error:
+        raise cannot_be_written(directory, error) from None
+
+
+def refuse_other_config(directory: Path, manifest: Manifest, *, networks_known: bool = True) -> None:
+    """Raises `RunError` where the run that is there was made with options that would give other labels.
+
+    networks_known: whether `manifest` says which weights there are and in which precision they work.
+    """
     found = Manifest.load(directory)
-    if found.config_hash != manifest.config_hash:
+    if not networks_known:
+        unknown: dict[str, Any] = {
+            name: found.config[name] for name in ("weights", "precision") if name in found.config
+        }
+        manifest = replace(manifest, config={**manifest.config, **unknown}, pack=found.pack)
+    if identity(found) != identity(manifest):
         options = "; ".join(differences(found, manifest)) or "the configuration differs"
         raise RunError(
             f"{directory}: this run was made with other options ({options}); "

@@ -45,6 +45,8 @@ BACKGROUND_NAME = "background"
 LINE_BREAK = re.compile("\r\n|\r|\n")
 COMMENT = re.compile(r"(?:^|\s)#.*")
 FIELDS = ("prompts", "color", "threshold", "background", "ignore", "merge_into")
+LABELLING_FIELDS = tuple(name for name in FIELDS if name != "color")
+"""Those that can change a label."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Vocabulary:
 
     def fingerprint(self) -> str:
         """SHA-256 over everything that can change a label."""
-        content = {"entries": [asdict(entry) for entry in self.entries], "templates": self.templates}
+        entries = [{name: getattr(entry, name) for name in ("name", *LABELLING_FIELDS)} for entry in self.entries]
+        content = {"entries": entries, "templates": self.templates}
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

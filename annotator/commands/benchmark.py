@@ -151,9 +151,11 @@ def narrowed(job: Job, dataset: Dataset, subset: int | None) -> Job:
     from annotator.images import ImageRef, ImageSource
     from evaluation.benchmarks import spread
 
-    root = job.source.root
-    refs = tuple(ImageRef(root, f"{key}{dataset.photos.suffix}") for key in spread(dataset.keys, subset))
-    job.source = ImageSource(root, refs=refs)
+    root, below = job.source.root, job.source.below
+    folder = root / below if below else root
+    refs = tuple(ImageRef(folder, f"{key}{dataset.photos.suffix}") for key in spread(dataset.keys, subset))
+    source = ImageSource(folder, refs=refs)
+    job.source = source.seen_from(root) if below else source
     return job
 
 

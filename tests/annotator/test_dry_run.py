@@ -184,7 +184,11 @@ def test_a_dry_run_says_how_many_photos_the_run_labels(
         (half_done, ("--full-decode",), "(full_decode: the run has false, this command has true)"),
         (some_failed, ("--retry-failed", *OTHER_SETTINGS), "settings.tints"),
         (half_done, ("--limit", "1", *OTHER_SETTINGS), "settings.tints"),
-        (half_done, ("--set", "tints=[0.25, 0.5, 0.25]", "--images", "other"), "(images: the run has "),
+        (
+            half_done,
+            ("--set", "tints=[0.25, 0.5, 0.25]", "--images", "other"),
+            "other: expected the photos of the run ",
+        ),
         (foreign, (), "run: expected an empty or new folder, but it holds other files; choose another --out"),
         (foreign, ("--overwrite",), "run: expected an empty or new folder"),
         (file_in_its_place, (), "run: cannot be written (Not a directory); choose another --out"),
@@ -257,7 +261,7 @@ def test_photos_that_cannot_be_labelled_give_no_time(tmp_path: Path, annotate: A
 
 def prepared(folder: Path, annotate: Annotate, scene: Callable[[Path, Annotate], None]) -> Path:
     write_photos(folder / "photos", NAMES, (12, 16))
-    write_photos(folder / "other", NAMES[:2], (12, 16))
+    write_photos(folder / "other", ["new.png"], (12, 16))
     scene(folder, annotate)
     return folder
 
