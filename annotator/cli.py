@@ -134,7 +134,7 @@ def run(
 
     from annotator import pipeline
 
-    with console.loading():
+    with console.loading(quiet):
         job = pipeline.prepare(settings)
     pipeline.check(job)
     console.announce(job, quiet)
