@@ -122,7 +122,7 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
-    """Label photos. Stops and resumes at any time; a bad photo costs itself only (exit code 3)."""
+    """Label photos. Stops and resumes at any time; a bad photo is skipped and recorded (exit code 3)."""
     from annotator import console
     from annotator.config import RunConfig
 
@@ -134,7 +134,7 @@ def run(
 
     from annotator import pipeline
 
-    with console.loading():
+    with console.loading(quiet):
         job = pipeline.prepare(settings)
     pipeline.check(job)
     console.announce(job, quiet)

@@ -19,6 +19,7 @@ from rich.text import Text
 from annotator.characters import visible
 from annotator.pace import Pace, duration, pace_text
 from annotator.run import ImageRecord, RunReader
+from annotator.step_progress import heard_by
 from annotator.wording import are, count
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 CLASSES_SHOWN = 30
 FAILURES_SHOWN = 10
 LOG_SECONDS = 30.0
+GLANCE_SECONDS = 0.1
 FIRST_LOOK_SECONDS = 0.2  # for counting photos before the first one is labelled
 FIRST_LOOK_PHOTOS = 10_000
 LOOK_SHARE = 0.05  # of a run's time, for counting the rest
@@ -57,10 +59,26 @@ def status(message: str) -> None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """A sign of life while networks are read and class names are embedded, which may take a minute once."""
-    with err.status("loading networks and embedding class names"):
-        yield
+def loading(quiet: bool = False) -> Iterator[None]:
+    """A sign of life while networks are read, and how many class names are embedded, which may take hours once.
+
+    Where there is no terminal, a line every half minute unless `quiet`.
+    """
+    with err.status("loading networks and embedding class names") as spinner:
+        shown, logged = 0.0, time.monotonic()
+
+        def show(step: str, done: int, of: int) -> None:
+            nonlocal shown, logged
+            now = time.monotonic()
+            if err.is_terminal and now - shown >= GLANCE_SECONDS:
+                shown = now
+                spinner.update(escape(f"{step}: {done:,} of {of:,}"))
+            elif not err.is_terminal and not quiet and now - logged >= LOG_SECONDS:
+                logged = now
+                status(f"{step}: {done:,} of {of:,}")
+
+        with heard_by(show):
+            yield
 
 
 def announce(job: Job, quiet: bool) -> None:

@@ -16,7 +16,7 @@ class VocabularyError(ConfigError):
 
 
 class ImageError(AnnotatorError):
-    """One photo cannot be used. It costs itself only: the run records it as failed."""
+    """One photo cannot be used. It is skipped, and the run records it as failed with the reason."""
 
 
 class WeightsError(AnnotatorError):

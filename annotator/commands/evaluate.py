@@ -75,12 +75,14 @@ def evaluate(
     check: Annotated[
         bool, typer.Option("--check", help="Only say which of its files are missing.", rich_help_panel=BENCHMARKS)
     ] = False,
-    labeler: Annotated[str, typer.Option(help="Who labels its photos.", rich_help_panel=BENCHMARKS)] = "dinoiser",
+    labeler: Annotated[
+        str, typer.Option(help="Labeler that labels its photos.", rich_help_panel=BENCHMARKS)
+    ] = "dinoiser",
     subset: Annotated[
         int | None,
         COUNT,
         typer.Option(
-            help="So many of its photos, evenly spread.", show_default="all of them", rich_help_panel=BENCHMARKS
+            help="Use this many of its photos, evenly spread.", show_default="all of them", rich_help_panel=BENCHMARKS
         ),
     ] = None,
     overwrite: Annotated[

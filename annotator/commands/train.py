@@ -116,12 +116,13 @@ def heads(
     weights: WeightsOption = None,
     recipe: Recipe = None,
     photos: Annotated[
-        int | None, typer.Option(help="So many of the photos, evenly spread.", show_default="1000")
+        int | None, typer.Option(help="Use this many of the photos, evenly spread.", show_default="1000")
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="The schedule is stretched to them; 0 only compares OUT.", show_default="paper: 6000, steady: 600"
+            help="Training steps; the schedule is scaled to them. 0 trains nothing and only compares OUT.",
+            show_default="paper: 6000, steady: 600",
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Crops per step.", show_default="16")] = None,
@@ -167,12 +168,13 @@ def found(
     weights: WeightsOption = None,
     recipe: Recipe = None,
     photos: Annotated[
-        int | None, typer.Option(help="So many of the photos, evenly spread.", show_default="all")
+        int | None, typer.Option(help="Use this many of the photos, evenly spread.", show_default="all")
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="The schedule is stretched to them; 0 only scores OUT.", show_default="paper: 500, steady: 300"
+            help="Training steps; the schedule is scaled to them. 0 trains nothing and only scores OUT.",
+            show_default="paper: 500, steady: 300",
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Crops per step.", show_default="50")] = None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from numpy.typing import NDArray
 
 from annotator.decode import MAX_PIXELS, decode
 from annotator.errors import ConfigError, ImageError
 from annotator.imported.entries import Entries
+from annotator.inner_paths import leads_out
 from annotator.prediction import NOTHING, LabelMap, Prediction
 from annotator.record import ImageRecord
 from annotator.spelling import option
@@ -133,7 +134,7 @@ def listed_classes(file: Path) -> Vocabulary:
 
 def refuse_outside(source: Path, path: str) -> None:
     """Raises for a photo's name that leads out of the folder that exports are written to."""
-    if not path or path == "." or "\0" in path or path.startswith("/") or ".." in PurePosixPath(path).parts:
+    if leads_out(path):
         raise ConfigError(
             f"{source}: expected photos by a path inside their folder, but found {path!r}; rename it there"
         )

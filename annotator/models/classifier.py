@@ -46,14 +46,18 @@ class NameClassifier:
             self.names = self.names[torch.tensor([index for some in alike.values() for index in some]).argsort()]
         self.owners = torch.tensor(owners, device=self.names.device)
         self.classes = len(vocabulary)
+        self._counts = torch.tensor([len(entry.prompts) for entry in vocabulary.entries], device=self.names.device)
+        self._first = self._counts.cumsum(0) - self._counts
         self.one_name_each = len(names) == self.classes
 
     def names_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """The names of n classes, m x d, and for each name the position of its class in `chosen`, ascending."""
         if self.one_name_each:
             return self.names[chosen], torch.arange(len(chosen), device=chosen.device)
-        position, name = (chosen[:, None] == self.owners).nonzero(as_tuple=True)
-        return self.names[name], position
+        counts = self._counts[chosen]
+        position = torch.arange(len(chosen), device=chosen.device).repeat_interleave(counts)
+        of_class = torch.arange(len(position), device=chosen.device) - (counts.cumsum(0) - counts)[position]
+        return self.names[self._first[chosen][position] + of_class], position
 
     @staged("classify")
     def score(self, features: Tensor) -> PatchScores:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -18,10 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from annotator.errors import WeightsError
-from annotator.files import replacing
+from annotator.models.downloads import INSECURE, NotThere, Unreachable, from_hub, from_url, is_secure
 from annotator.models.weights import FORMATS, cache_folder, read_notes, sha256_of, write_note
 
-CONNECT_SECONDS = 5.0
 FIRST_USE = "weights.json"
 """In the cache folder: the hash that each file of unknown hash had at first use."""
 
@@ -57,8 +53,10 @@ class Source:
             raise ValueError(f"expected `file` with hub and package, and only there, but found {self.file!r}")
         if self.package and not all(part.isidentifier() for part in self.package.split(".")):
             raise ValueError(f"expected the name of a Python package, but found {self.package!r}")
-        if self.url and urlsplit(self.url).scheme not in ("http", "https"):
-            raise ValueError(f"expected an http(s) address, but found {self.url!r}")
+        if self.url and not is_secure(self.url):
+            raise ValueError(f"expected an https address, but found {self.url!r}; {INSECURE}")
+        if self.url and (".." in self.url.split("/") or not self.name):
+            raise ValueError(f"expected the address of a file, without `..`, but found {self.url!r}")
         if self.format and self.format not in FORMATS:
             raise ValueError(f"expected format {', '.join(FORMATS)}, but found {self.format!r}")
 
@@ -96,14 +94,6 @@ class Located:
 
 class MissingWeights(WeightsError):
     """A file is neither here nor to be had; other weight errors mean that it is here and wrong."""
-
-
-class _NotThere(Exception):
-    """The server answers and has no such file."""
-
-
-class _Unreachable(Exception):
-    """No answer."""
 
 
 def locate(slot: str, sources: Sequence[Source], given: Path | None = None) -> Located:
@@ -224,12 +214,12 @@ def _fetch(slot: str, sources: Sequence[Source]) -> tuple[Source, Path]:
     for source in () if offline else sources:
         try:
             if source.hub:
-                return source, _from_hub(source)
+                return source, from_hub(source.hub, source.file, source.revision)
             if source.url:
-                return source, _from_url(source)
-        except _NotThere as error:
+                return source, from_url(source.url, _download_target(source))
+        except NotThere as error:
             reason = str(error)
-        except _Unreachable as error:
+        except Unreachable as error:
             reason = str(error)
             break  # the next one would only wait as long
     raise MissingWeights(f"{slot}: {_what_to_do(sources[0], reason)}, or pass --weights {slot}=FILE")
@@ -249,47 +239,5 @@ def _what_to_do(source: Source, reason: str) -> str:
     )
 
 
-def _from_hub(source: Source) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        # The download itself tries again and again for half a minute, so one short question goes first.
-        hub.get_hf_file_metadata(
-            hub.hf_hub_url(source.hub, source.file, revision=source.revision), timeout=CONNECT_SECONDS
-        )
-        return Path(hub.hf_hub_download(source.hub, source.file, revision=source.revision))
-    except LocalEntryNotFoundError as error:
-        raise _Unreachable(_first_line(error.__cause__ or error)) from None
-    except EntryNotFoundError:
-        raise _NotThere(f"{source.hub} has no {source.file}") from None
-    except Exception as error:  # each version of the library has its own errors for a network that fails
-        raise _Unreachable(_first_line(error)) from None
-
-
-def _from_url(source: Source) -> Path:
-    from rich.console import Console
-    from rich.progress import wrap_file
-
-    target = _download_target(source)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(source.url, timeout=CONNECT_SECONDS) as response, replacing(target) as file:
-            total = int(response.headers.get("Content-Length") or 0)
-            with wrap_file(response, total, description=target.name, console=Console(stderr=True)) as body:
-                shutil.copyfileobj(body, file)
-            if total and file.tell() != total:
-                raise _Unreachable(f"connection lost after {file.tell()} of {total} bytes")
-    except urllib.error.HTTPError as error:
-        raise _NotThere(f"{source.url} answers {error.code} {error.reason}") from None
-    except OSError as error:
-        raise _Unreachable(_first_line(error)) from None
-    return target
-
-
 def _download_target(source: Source) -> Path:
     return cache_folder() / "weights" / source.repository / source.name
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

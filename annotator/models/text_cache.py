@@ -12,17 +12,20 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from annotator.models.weights import cache_folder
+from annotator.step_progress import tell
 
 KEEP_SECONDS = 1.0
-"""An interrupted start loses no more than that."""
+"""A start that is killed loses no more than that."""
+STEP = "embedding class names"
 
 DIGEST = hashlib.sha256().digest_size
 CPU = torch.device("cpu")
@@ -42,31 +45,17 @@ class TextCache:
         """
         if not self._weights_id:
             return embed(names, templates)
-        try:
-            return self._through_disk(names, templates, embed, computed_by(device))
-        except (sqlite3.Error, OSError):  # a full or read-only disk costs time, not the run
-            return embed(names, templates)
-
-    def _through_disk(self, names: Sequence[str], templates: Sequence[str], embed: Embed, computer: str) -> Tensor:
-        file = cache_folder() / "text-embeddings.sqlite"
-        file.parent.mkdir(parents=True, exist_ok=True)
         vectors = bytearray()  # all of them, and never twice
-        made: list[tuple[bytes, bytes]] = []
-        kept = time.monotonic()
-        with closing(sqlite3.connect(file, timeout=30)) as database:
-            database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB)")
-            for name in names:
+        computer = computed_by(device)
+        with _Entries(cache_folder() / "text-embeddings.sqlite") as entries:
+            for done, name in enumerate(names, start=1):
                 key = self._key(name, templates, computer)
-                row = database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
-                vector = _opened(key, row[0]) if row else None
+                vector = entries.get(key)
                 if vector is None:
                     vector = embed([name], templates)[0].numpy().astype("<f4").tobytes()
-                    made.append((key, _sealed(key, vector)))
+                    entries.add(key, vector)
                 vectors += vector
-                if time.monotonic() - kept > KEEP_SECONDS:
-                    _keep(database, made)
-                    kept = time.monotonic()
-            _keep(database, made)
+                tell(STEP, done, len(names))
         return torch.from_numpy(np.frombuffer(vectors, dtype="<f4").reshape(len(names), -1))
 
     def _key(self, name: str, templates: Sequence[str], computer: str) -> bytes:
@@ -94,8 +83,54 @@ def _opened(key: bytes, sealed: object) -> bytes | None:
     return vector if sealed == _sealed(key, vector) else None
 
 
-def _keep(database: sqlite3.Connection, made: list[tuple[bytes, bytes]]) -> None:
-    """Writes what was made, in one transaction, and empties the list."""
-    with database:
-        database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", made)
-    made.clear()
+class _Entries:
+    """What lies on the disk. A full or read-only one costs time, not the run: once it fails it is left alone."""
+
+    def __init__(self, file: Path) -> None:
+        self._database: sqlite3.Connection | None = None
+        self._made: list[tuple[bytes, bytes]] = []
+        self._kept = time.monotonic()
+        with self._giving_up():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(file, timeout=30)
+            self._database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB)")
+
+    def __enter__(self) -> _Entries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keep()
+        self._close()
+
+    def get(self, key: bytes) -> bytes | None:
+        row = None
+        with self._giving_up():
+            if self._database is not None:
+                row = self._database.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+        return _opened(key, row[0]) if row else None
+
+    def add(self, key: bytes, vector: bytes) -> None:
+        self._made.append((key, _sealed(key, vector)))
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Writes what was made, in one transaction."""
+        with self._giving_up():
+            if self._database is not None:
+                with self._database:
+                    self._database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", self._made)
+        self._made.clear()
+        self._kept = time.monotonic()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError):
+            self._close()
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None

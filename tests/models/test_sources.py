@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -172,6 +174,12 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.wfile.write(CONTENT)
 
     def _answer(self) -> bool:
+        if onward := re.search(r"\?to=(.*)|/away/(.*)", self.path):
+            self.send_response(302)
+            self.send_header("Location", onward[1] or onward[2])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return False
         found = self.path.endswith("/weights.pt")
         self.send_response(200 if found else 404)
         promised = len(CONTENT) + (100 if "/cut/" in self.path else 0)
@@ -193,6 +201,24 @@ def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture
+def secure_server(server, tmp_path, monkeypatch):
+    """The same over https, by a certificate that this process trusts."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", *kind, *subject, *made], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        running.socket = context.wrap_socket(running.socket, server_side=True)
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{running.server_port}"
         running.shutdown()
 
 
@@ -238,6 +264,18 @@ def test_the_hub_is_asked_for_the_next_alternative_where_it_lacks_the_first(tmp_
     assert hashlib.sha256(CONTENT).hexdigest() in answer
 
 
+def test_a_hub_over_plain_http_is_not_asked(tmp_path):
+    answer, _ = ask_the_hub("http://hub.example.org", tmp_path)
+    assert answer.startswith(
+        "expected HF_ENDPOINT to begin with https://, but the hub's file is http://hub.example.org/"
+    )
+
+
+def test_a_hub_that_leads_away_by_http_is_not_followed(tmp_path, server):
+    answer, _ = ask_the_hub(f"{server}/away/http://example.org/hub", tmp_path)
+    assert "to lead to an https address, but it leads to http://example.org/hub/org/tiny" in answer
+
+
 def test_an_address_is_downloaded_once_and_kept(tmp_path, server, monkeypatch):
     source = Source(url=f"{server}/valeoai/FOUND/raw/main/data/weights.pt")
     assert at_hand([source]) is None
@@ -247,6 +285,34 @@ def test_an_address_is_downloaded_once_and_kept(tmp_path, server, monkeypatch):
     assert [path.name for path in found.path.parent.iterdir()] == ["weights.pt"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate("found", [source]).path == found.path
+
+
+def test_a_redirect_from_https_to_https_is_followed(secure_server):
+    url = f"{secure_server}/org/tiny/a.pt?to={secure_server}/elsewhere/weights.pt"
+    assert locate("clip", [Source(url=url)]).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "onward",
+    ["{server}/elsewhere/weights.pt", "http://example.org/weights.pt", "ftp://example.org/weights.pt"],
+)
+def test_a_redirect_from_https_to_less_is_refused(tmp_path, server, secure_server, onward):
+    onward = onward.format(server=server)
+    message = message_of("clip", Source(url=f"{secure_server}/org/tiny/a.pt?to={onward}"))
+    assert f"to lead to an https address, but it leads to {onward}" in message
+    assert "--weights" in message
+    assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
+
+
+def test_a_redirect_to_a_file_of_this_machine_is_refused(tmp_path, secure_server):
+    message = message_of("clip", Source(url=f"{secure_server}/org/tiny/a.pt?to=file://{tmp_path}/key.pem"))
+    assert "key.pem' is not allowed" in message
+    assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
+
+
+def test_a_server_of_this_machine_may_not_lead_away_by_http(server):
+    message = message_of("clip", Source(url=f"{server}/org/tiny/a.pt?to=http://example.org/weights.pt"))
+    assert "it leads to http://example.org/weights.pt" in message
 
 
 @pytest.mark.parametrize(
@@ -265,7 +331,19 @@ def test_a_failed_download_leaves_nothing(tmp_path, server, path, reason):
         ({}, "but found none"),
         ({"hub": "org/tiny", "file": "a.pt", "url": "https://example.org/a.pt"}, "hub and url"),
         ({"hub": "org/tiny"}, "`file`"),
-        ({"url": "file:///etc/passwd"}, "http"),
+        ({"url": "file:///etc/passwd"}, "https"),
+        ({"url": "http://example.org/a.pt"}, "expected an https address, but found 'http://example.org/a.pt'"),
+        ({"url": "HTTP://example.org/a.pt"}, "https"),
+        ({"url": "http://127.0.0.1.example.org/a.pt"}, "https"),
+        ({"url": "http://localhost@example.org/a.pt"}, "https"),
+        ({"url": "http://[::1"}, "https"),
+        ({"url": "ftp://example.org/a.pt"}, "https"),
+        ({"url": "data:,weights"}, "https"),
+        ({"url": "//example.org/a.pt"}, "https"),
+        ({"url": "https:///a.pt"}, "https"),
+        ({"url": "https://example.org/../../a.pt"}, r"without `\.\.`"),
+        ({"url": "https://example.org/org/tiny/.."}, r"without `\.\.`"),
+        ({"url": "https://example.org/"}, "address of a file"),
         ({"path": "a.pt", "format": "keras"}, "keras"),
     ],
 )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from annotator.models.classifier import NameClassifier
 from annotator.models.clip import DenseClip
 from annotator.models.text_cache import TextCache, computed_by
+from annotator.step_progress import heard_by
 from annotator.vocabulary import Vocabulary
 
 TEMPLATES = ("a {}", "the {}")
@@ -150,6 +151,7 @@ WRITER = """
 import sys
 import torch
 from annotator.models.text_cache import TextCache, computed_by
+from annotator.step_progress import heard_by
 def embed(names, templates):
     return torch.tensor([[float(len(name)), float(name[1:])] for name in names])
 names = [f"n{index}" for index in range(200)]
@@ -229,6 +231,30 @@ def test_an_interrupted_start_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch)
         TextCache("abc").get(["a", "b", "c"], ["{}"], embed)
     again = TextCache("abc").get(["b", "a"], ["{}"], lambda names, _: pytest.fail(f"{names} was lost"))
     assert again.tolist() == [[98.0], [97.0]]
+
+
+def test_a_disk_that_fails_on_the_way_loses_no_vector(own_caches: Path) -> None:
+    """What was embedded is not embedded again, however long that took."""
+    asked: list[str] = []
+
+    def embed(names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        asked.extend(names)
+        if names == ["b"]:
+            (file,) = own_caches.rglob("text-embeddings.sqlite")
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("DROP TABLE embeddings")
+        return torch.tensor([[float(ord(name)) for name in names]])
+
+    assert TextCache("abc").get(["a", "b", "c"], ["{}"], embed).tolist() == [[97.0], [98.0], [99.0]]
+    assert asked == ["a", "b", "c"]
+
+
+def test_it_tells_how_far_it_is() -> None:
+    told: list[tuple[str, int, int]] = []
+    for _ in range(2):  # made, then read
+        with heard_by(lambda *said: told.append(said)):
+            clip(Counting(), "abc").text_embeddings(["cat", "dog"], TEMPLATES)
+    assert told == [("embedding class names", 1, 2), ("embedding class names", 2, 2)] * 2
 
 
 def test_names_with_templates_of_their_own_keep_their_places() -> None:
