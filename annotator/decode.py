@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from annotator.errors import ImageError
-from annotator.storage import asking, is_remote, modified
+from annotator.storage import ask, is_remote, modified, read_bytes
 
 MAX_PIXELS = 178_956_970
 """Above this Pillow, too, takes a file for a decompression bomb."""
@@ -135,13 +135,12 @@ def storable(name: str) -> str:
 def _fetch(path: Path) -> tuple[BytesIO, int, float]:
     """Content, size and time of a file in a store."""
     try:
-        with asking(path) as (files, name):
-            info = files.info(name)
-            if info["type"] != "file":
-                raise ImageError("a folder, not a file")
-            if info["size"] > MAX_FETCHED_BYTES:
-                raise ImageError(f"{info['size']:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched")
-            content = files.cat_file(name)
+        info = ask(path, lambda files, name: files.info(name))
+        if info["type"] != "file":
+            raise ImageError("a folder, not a file")
+        if info["size"] > MAX_FETCHED_BYTES:
+            raise ImageError(f"{info['size']:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched")
+        content = read_bytes(path)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +29,13 @@ PAGE_KEYS = 1000
 REMOTE_READS = 16
 """So many requests to a store are under way at once."""
 
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds, more or less, before a request to a store is made again: six tries in all, then its error counts."""
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+_FINAL_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_FINAL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EINVAL, errno.ENAMETOOLONG})
 
 Result = TypeVar("Result")
 
@@ -81,7 +89,7 @@ def store(path: Path) -> tuple[Any, str]:
 
 @contextmanager
 def asking(path: Path) -> Iterator[tuple[Any, str]]:
-    """`store`, for a block. Drivers have error trees of their own: what is no `OSError` comes out as one."""
+    """`store`, for one try. Drivers have error trees of their own: what is no `OSError` comes out as one."""
     try:
         yield store(path)
     except (OSError, AnnotatorError):
@@ -91,18 +99,44 @@ def asking(path: Path) -> Iterator[tuple[Any, str]]:
         raise OSError(errno.EIO, f"{type(error).__name__}: {reason}", str(path)) from error
 
 
+def ask(path: Path, request: Callable[[Any, str], Result]) -> Result:
+    """What a store answers to a request, which is made again after errors that may pass.
+
+    request: gets the store's file system and its name for the path; making it twice must do no harm.
+    """
+    for pause in PAUSES:
+        try:
+            with asking(path) as (files, name):
+                return request(files, name)
+        except OSError as error:
+            if not _may_pass(error):
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.5))  # apart from the others that wait for the same store
+    with asking(path) as (files, name):
+        return request(files, name)
+
+
+def _may_pass(error: OSError) -> bool:
+    """Whether the same request may succeed later: the store is busy, or the way to it was cut."""
+    if isinstance(error, _FINAL_ERRORS) or error.errno in _FINAL_NUMBERS:
+        return False
+    origin = type(error.__cause__ or error)
+    if issubclass(origin, OSError):
+        return True
+    # an error of a network or of a server has a class of its driver's; a builtin one is a mistake in a call
+    return origin.__module__ != "builtins" and "credential" not in origin.__name__.lower()
+
+
 def read_bytes(path: Path) -> bytes:
     if not is_remote(path):
         return path.read_bytes()
-    with asking(path) as (files, name):
-        return bytes(files.cat_file(name))
+    return ask(path, lambda files, name: bytes(files.cat_file(name)))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """The file has its old or its new content at every moment, even when the process is killed."""
     if is_remote(path):
-        with asking(path) as (files, name):
-            files.pipe_file(name, bytes(content))  # drivers take no other buffers
+        ask(path, lambda files, name: files.pipe_file(name, bytes(content)))  # drivers take no other buffers
         return
     with replacing(path, durable=True) as file:
         file.write(content)
@@ -119,11 +153,17 @@ def move(written: Path, final: Path) -> None:
 
 def create(path: Path, content: bytes) -> bool:
     """In a store: writes a file that is not there yet, or says that it is; of many who try at once one succeeds."""
+    tries = 0
+
+    def write(files: Any, name: str) -> None:
+        nonlocal tries
+        tries += 1
+        files.pipe_file(name, content, mode="create")
+
     try:
-        with asking(path) as (files, name):
-            files.pipe_file(name, content, mode="create")
+        ask(path, write)
     except FileExistsError:
-        return False
+        return tries > 1 and read_bytes(path) == content  # an earlier try came through, and only its answer was lost
     return True
 
 
@@ -132,63 +172,58 @@ def delete(path: Path) -> None:
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    with suppress(FileNotFoundError), asking(path) as (files, name):
-        files.rm_file(name)
+    with suppress(FileNotFoundError):
+        ask(path, lambda files, name: files.rm_file(name))
 
 
 def list_files(folder: Path) -> list[StoredFile]:
     """What lies in a folder itself, in no order; nothing where there is no such folder."""
     try:
         if is_remote(folder):
-            with asking(folder) as (files, name):
-                return [_remote_file(info) for info in files.ls(name, detail=True) if info["type"] == "file"]
-        with os.scandir(folder) as entries:
-            return [file for entry in entries if (file := _listed(entry))]
+            entries = ask(folder, lambda files, name: files.ls(name, detail=True))
+            return [_remote_file(info) for info in entries if info["type"] == "file"]
+        with os.scandir(folder) as found:
+            return [file for entry in found if (file := _listed(entry))]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def walk(folder: Path) -> Iterator[str]:
     """Files at any depth below a folder of a store, relative to it, sorted; S3 is read a page at a time."""
-    with asking(folder) as (files, name):
-        yield from _walk_store(files, name)
+    protocol = store(folder)[0].protocol
+    protocols = (protocol,) if isinstance(protocol, str) else protocol
+    yield from _walk_pages(folder) if "s3" in protocols else _walk_folders(folder, "")
 
 
-def _walk_store(files: Any, name: str) -> Iterator[str]:
-    protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
-    return _walk_pages(files, name) if "s3" in protocols else _walk_folders(files, name, "")
-
-
-def _walk_pages(files: Any, name: str) -> Iterator[str]:
+def _walk_pages(folder: Path) -> Iterator[str]:
     """Keys come in the order of their UTF-8, which is that of code points."""
-    bucket, _, key = name.partition("/")
+    bucket, _, key = store(folder)[1].partition("/")
     prefix = f"{key}/" if key else ""
-    request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
+    query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
     while True:
-        page = files.call_s3("list_objects_v2", **request)
+        page = ask(folder, lambda files, _: files.call_s3("list_objects_v2", **query))
         yield from (each["Key"][len(prefix) :] for each in page.get("Contents", ()) if not each["Key"].endswith("/"))
         if not page.get("IsTruncated"):
             return
-        request["ContinuationToken"] = page["NextContinuationToken"]
+        query["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _walk_folders(files: Any, name: str, below: str) -> Iterator[str]:
+def _walk_folders(folder: Path, below: str) -> Iterator[str]:
     """Depth first, a folder's names in memory at a time; they end with a slash, for so they stand in paths."""
     try:
-        entries = files.ls(f"{name}/{below}".rstrip("/"), detail=True)
+        entries = ask(folder, lambda files, name: files.ls(f"{name}/{below}".rstrip("/"), detail=True))
     except FileNotFoundError:
         return
     ends = {"directory": "/", "file": ""}
     for last in sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] + ends[info["type"]] for info in entries):
-        yield from _walk_folders(files, name, below + last) if last.endswith("/") else (below + last,)
+        yield from _walk_folders(folder, below + last) if last.endswith("/") else (below + last,)
 
 
 def describe(path: Path) -> StoredFile:
     """The same for one file."""
     if not is_remote(path):
         return _local_file(path.name, path.stat())
-    with asking(path) as (files, name):
-        return _remote_file(files.info(name))
+    return _remote_file(ask(path, lambda files, name: files.info(name)))
 
 
 def exists(path: Path) -> bool:

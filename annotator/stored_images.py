@@ -26,12 +26,12 @@ class _Level(NamedTuple):
 def kind(named: Path) -> Literal["file", "folder"] | None:
     """What a URL names, None where there is nothing."""
     try:
-        with storage.asking(named) as (files, name):
-            return "file" if files.info(name)["type"] == "file" else "folder"
+        info = storage.ask(named, lambda files, name: files.info(name))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unreadable(named, error) from None
+    return "file" if info["type"] == "file" else "folder"
 
 
 def walk(root: Path, pattern: Pattern) -> Iterator[str]:
@@ -58,8 +58,15 @@ def _enter(root: Path, level: _Level, folder: str) -> _Level:
 
 def _is_run(root: Path, folder: str) -> bool:
     """A folder that `annotate run` made; what is in it was exported, not photographed."""
-    with storage.asking(root) as (files, name):
-        return files.isfile(f"{name}/{folder}run.json") and files.isdir(f"{name}/{folder}parts")
+    return _type(root, f"{folder}run.json") == "file" and _type(root, f"{folder}parts") == "directory"
+
+
+def _type(root: Path, path: str) -> str | None:
+    """As the store calls it; None where there is nothing, but never where the store only did not say."""
+    try:
+        return str(storage.ask(root, lambda files, name: files.info(f"{name}/{path}"))["type"])
+    except FileNotFoundError:
+        return None
 
 
 def _is_image(root: Path, path: str, name: str) -> bool:
@@ -67,8 +74,8 @@ def _is_image(root: Path, path: str, name: str) -> bool:
         return True
     if "." in name:
         return False
-    with storage.asking(root) as (files, folder):
-        return image_format(files.cat_file(f"{folder}/{path}", start=0, end=HEAD_BYTES)) is not None
+    head = storage.ask(root, lambda files, folder: files.cat_file(f"{folder}/{path}", start=0, end=HEAD_BYTES))
+    return image_format(head) is not None
 
 
 def _unreadable(named: Path, error: OSError) -> ConfigError:

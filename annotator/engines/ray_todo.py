@@ -75,9 +75,8 @@ def remove_todo(directory: Path) -> None:
     if not storage.is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)  # an actor of a dead session may be writing there
         return
-    files, name = storage.store(folder)
-    if files.exists(name):
-        files.rm(name, recursive=True)
+    for _ in storage.each(storage.delete, [folder / name for name in storage.walk(folder)]):
+        pass
 
 
 def read_plan(file: Path) -> list[dict[str, Any]]:
