@@ -24,6 +24,7 @@ from annotator.finished import Finished
 from annotator.images import ImageRef, ImageSource, open_source
 from annotator.interrupts import stop_on_signal
 from annotator.listing import Listing
+from annotator.photo_changes import Changed, OpenPhotos
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
 from annotator.run_check import check_run
 from annotator.stages import stage, staged_items
@@ -95,13 +96,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `labelled` and `seconds` are of this call, `summary` is of the whole run."""
+    """How a run ended. `labelled`, `seconds` and `changed` photos are of this call, `summary` is of the whole run."""
 
     directory: Path
     state: str
     labelled: int
     seconds: float
     summary: RunSummary
+    changed: Changed
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Estimate:
     """What a run would do.
 
     photos:   that there are; `finished` of them have a row, and `todo` is how many the run would label.
+    changed:  photos with a row that the run would label again.
     seconds_per_photo: measured on `sample` photos; None without any.
     sample_failed: photos were tried, but none could be labelled.
     """
@@ -118,6 +121,7 @@ class Estimate:
     todo: int
     seconds_per_photo: float | None
     sample: int
+    changed: Changed
     sample_failed: bool = False
 
 
@@ -179,8 +183,9 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     options = {"overwrite": config.overwrite, "retry_failed": config.retry_failed}
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
-        todo = writer.finished.left_of(staged_items("find", job.source))
-        listing = Listing(todo, config.limit, len(writer.finished), job.crew.batch_size)
+        left = OpenPhotos(job.directory, writer.finished, writer.rewrite)
+        todo = left.among(staged_items("find", job.source))
+        listing = Listing(todo, config.limit, lambda: len(writer.finished) - left.changed.count, job.crew.batch_size)
         begin(listing)
         failed, last_failure = 0, ""
         with closing(_written(job, writer, listing, stopped)) as records:
@@ -203,7 +208,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
         summary = summarise(job.directory)
         job.manifest.counts = {"photos": summary.photos, "ok": summary.ok, "failed": summary.failed}
         job.manifest.timings = {"seconds": round(seconds, 3), "photos": labelled}
-    return Outcome(job.directory, job.manifest.state, labelled, seconds, summary)
+    return Outcome(job.directory, job.manifest.state, labelled, seconds, summary, left.changed)
 
 
 def _written(
@@ -237,19 +242,20 @@ def estimate(job: Job) -> Estimate:
             photos += 1
             yield ref
 
-    left = job.finished().left_of(counted())
+    photos_left = OpenPhotos(job.directory, job.finished())
+    left = photos_left.among(counted())
     listing = Listing(left, job.config.limit)
     sample = list(islice(listing, SAMPLE))
     todo = len(sample) + sum(1 for _ in listing)
     finished = photos - todo - sum(1 for _ in left)
     if job.cluster and job.cluster.placement.gpus:
-        return Estimate(photos, finished, todo, None, 0)
+        return Estimate(photos, finished, todo, None, 0, photos_left.changed)
     for _ in job.execute(sample[:1]):
         pass  # the first photo pays for warming up
     timed = [record.seconds for record in job.execute(sample) if record.status == "ok"]
     at_once = job.cluster.placement.actors if job.cluster else 1
     seconds = sum(timed) / len(timed) / at_once if timed else None
-    return Estimate(photos, finished, todo, seconds, len(timed), bool(sample) and not timed)
+    return Estimate(photos, finished, todo, seconds, len(timed), photos_left.changed, bool(sample) and not timed)
 
 
 def default_images() -> str:
