@@ -199,6 +199,9 @@ def print_outcome(outcome: Outcome, quiet: bool) -> None:
     if quiet:
         return
     print_summary(outcome.summary)
+    if outcome.changed.count:
+        again = "it is" if outcome.changed.count == 1 else "they are"
+        out.print(escape(f"{outcome.changed}; {again} labelled again"))
     if not outcome.labelled:
         out.print(f"nothing was left to do in {escape(str(outcome.directory))}")
         return
@@ -268,6 +271,8 @@ def print_estimate(job: Job, estimate: Estimate) -> None:
     )
     for name, value in job.manifest.config["settings"].items():
         out.print(f"  {name}: {value}")
+    if estimate.changed.count:
+        out.print(escape(f"{estimate.changed}"))
     if not estimate.todo:
         out.print("nothing is left to do")
     elif estimate.seconds_per_photo is not None:
@@ -399,6 +404,8 @@ def print_relabelled(done: Relabelled) -> None:
     share = f" ({done.kept / done.segments:.0%})" if done.segments else ""
     out.print(f"{done.kept:,} of {count(done.segments, 'segment')}{share} kept a class → {directory}")
     out.print(f"what became of each: {directory}/mapping.csv")
+    for note in done.changed.notes():
+        out.print(f"  note: {escape(note)}")
 
 
 def print_lines(lines: Sequence[Text]) -> None:

@@ -7,7 +7,7 @@
 A row is all that a person said of one photo, and a photo's last row that is not undone holds. Labels that a person
 edited or approved are in the row itself, so they stand whatever a later run says of the photo; they find their class
 by its name. A rejection stands as well. The wish to redo ends when the run has other labels for the photo, and no
-row applies to a photo that has another size by now.
+row applies to a photo that has another size by now, or is known to be another.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _SCHEMA = pa.schema(
         ("verdict", pa.string()),
         ("edited", pa.bool_()),
         ("seen", pa.string()),
+        ROW.field("checksum"),
         ROW.field("segments"),
     ]
 )
@@ -61,6 +62,7 @@ class Correction:
     edited:        `segments` are not the run's.
     seen:          fingerprint of the run's own labels at that time.
     segments:      the photo's labels where they are edited or approved; else they are of no account.
+    checksum:      of the photo's file, where it is known: what was said of one photo says nothing of another.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Correction:
     edited: bool = False
     seen: str = ""
     segments: tuple[Segment, ...] = ()
+    checksum: int | None = None
 
 
 class Reviewed(NamedTuple):
@@ -145,6 +148,7 @@ def reviewed(run: RunReader, records: Iterable[ImageRecord] | None = None) -> It
 
 def _applies(row: Correction, record: ImageRecord, seen: str) -> bool:
     same_photo = (row.path, row.width, row.height) == (record.path, record.width, record.height)
+    same_photo &= row.checksum == record.checksum or None in (row.checksum, record.checksum)
     return same_photo and record.status == "ok" and (row.verdict != "redo" or row.seen == seen)
 
 

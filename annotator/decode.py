@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ MAX_PIXELS = 178_956_970
 
 MAX_FETCHED_BYTES = 1 << 30
 """Of a photo in a store, which is fetched whole."""
+
+CHECKED_BYTES = 1 << 28
+"""So many first bytes count for a checksum: of a file with holes there may be a terabyte."""
+
+CHECKED_AT_ONCE = 1 << 18
 
 HEAD_BYTES = 64
 """So many first bytes tell the format."""
@@ -75,6 +81,7 @@ class Photo:
     pixels: h x w x 3 uint8 RGB, upright; smaller than height x width where it was decoded at a reduced size.
     width, height: size of the photo as a viewer shows it (EXIF applied).
     orientation: EXIF value found, 1 (upright) to 8.
+    bytes, mtime, checksum: of the file (`checksum_of`).
     """
 
     pixels: NDArray[np.uint8]
@@ -83,6 +90,7 @@ class Photo:
     orientation: int
     bytes: int
     mtime: float
+    checksum: int | None = None
 
 
 def decode(path: Path, *, working_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -132,6 +140,25 @@ def storable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def checksum_of(path: Path) -> int | None:
+    """CRC-32 of the first `CHECKED_BYTES` of a file, by which one that was only copied is known; None where it cannot
+    be read. It costs a fiftieth of decoding, a cryptographic one up to a fifth."""
+    try:
+        with BytesIO(read_bytes(path)) if is_remote(path) else open_regular(path) as file:
+            return _checksum(file)
+    except (OSError, ImageError):
+        return None
+
+
+def _checksum(file: BinaryIO) -> int:
+    file.seek(0)
+    checksum, left = 0, CHECKED_BYTES
+    while left and (piece := file.read(min(left, CHECKED_AT_ONCE))):
+        checksum = crc32(piece, checksum)
+        left -= len(piece)
+    return checksum
+
+
 def _fetch(path: Path) -> tuple[BytesIO, int, float]:
     """Content, size and time of a file in a store."""
     try:
@@ -175,7 +202,7 @@ def _read(file: BinaryIO, length: int, mtime: float, working_side: int | None, m
             upright = upright.transpose(turn)
         pixels = np.array(upright)
     width, height = size if orientation < 5 else size[::-1]
-    return Photo(pixels, width, height, max(orientation, applied), length, mtime)
+    return Photo(pixels, width, height, max(orientation, applied), length, mtime, _checksum(file))
 
 
 def _require_decoder(kind: str) -> None:

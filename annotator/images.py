@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from annotator import stored_images
 from annotator.decode import HEAD_BYTES, MAX_PIXELS, Photo, decode, image_format, open_regular, storable
 from annotator.errors import AnnotatorError, ConfigError, ImageError
 from annotator.image_names import EVERYTHING, IMAGE_NAME, RAW_NAME, Pattern, alternatives, below, selects
-from annotator.storage import is_remote, is_url, place, read_bytes
+from annotator.storage import Version, is_remote, is_url, place, read_bytes
 
 __all__ = ["IMAGE_NAME", "MAX_PIXELS", "ImageRef", "ImageSource", "Photo", "decode", "open_source"]
 
@@ -32,11 +32,13 @@ class ImageRef:
     path: relative to `root`, POSIX, always valid UTF-8.
     name_on_disk: what the file system calls it, where that is not valid UTF-8 and so differs from `path`;
         `decode` refuses such a file, as no label file could name it.
+    version: of the file, where finding it told: in a store.
     """
 
     root: Path
     path: str
     name_on_disk: str | None = None
+    version: Version | None = field(default=None, compare=False)
 
     @property
     def file(self) -> Path:
@@ -169,11 +171,12 @@ def _from_urls(urls: Iterable[str]) -> ImageSource:
 
 
 def _walk_store(root: Path, pattern: Pattern) -> Iterator[ImageRef]:
-    return (ImageRef(root, path) for path in stored_images.walk(root, pattern))
+    return (ImageRef(root, path, version=version) for path, version in stored_images.walk(root, pattern))
 
 
 def _seen_from(root: Path, between: str, ref: ImageRef) -> ImageRef:
-    return ImageRef(root, f"{between}/{ref.path}", ref.name_on_disk and f"{between}/{ref.name_on_disk}")
+    on_disk = ref.name_on_disk and f"{between}/{ref.name_on_disk}"
+    return replace(ref, root=root, path=f"{between}/{ref.path}", name_on_disk=on_disk)
 
 
 def _ref(root: Path, path: str, on_disk: str) -> ImageRef:

@@ -1,6 +1,6 @@
 """Ledgers of a run: what stands in many parts, in one file, so that nobody has to open them all.
 
-    ledger/ledger-000000.parquet    of some hundred parts: a digest and a status per row; in its metadata (JSON)
+    ledger/ledger-000000.parquet    of some hundred parts: digests and a status per row; in its metadata (JSON)
                                     each part's rows, failures, first and last path, and the counts of `RunSummary`
 
 A ledger is a cache. It names its parts with size and stamp, and where one of them is gone or was written again, or
@@ -24,15 +24,16 @@ import pyarrow.parquet as pq
 
 from annotator import storage
 from annotator.counts import COUNTED, RunSummary
-from annotator.finished import Finished, digests_of
+from annotator.finished import Digests, Finished, digests_of
 from annotator.open_labels import rules
 from annotator.parts import list_parts, parts_folder, read_all
 
 LEDGER_PARTS = 512
 """So many parts share a ledger: 131,072 photos where parts are full."""
 
-_VERSION = 2
-"""Version 1 counted segments where it should have counted photos."""
+_VERSION = 3
+"""Version 1 counted segments where it should have counted photos, version 2 told nothing of the photos' files."""
+_FINISHED = ["path", "status", "bytes", "mtime"]
 _LEDGER = re.compile(r"ledger-(\d+)\.parquet")
 _METADATA = b"ledger"
 
@@ -77,7 +78,7 @@ def survey(directory: Path) -> Survey:
 
 
 def finished_paths(directory: Path, *, only_ok: bool = False, surveyed: Survey | None = None) -> Finished:
-    """Paths that have a row already; `only_ok`: and did not fail."""
+    """Photos that have a row already; `only_ok`: and did not fail."""
     ledgers, rest = surveyed or survey(directory)
     rest = [*rest]
     rows = sum(part.rows for each in ledgers for part in each.parts)
@@ -91,7 +92,7 @@ def finished_paths(directory: Path, *, only_ok: bool = False, surveyed: Survey |
         until = filled + chosen.num_rows
         high[filled:until], low[filled:until] = chosen["high"].to_numpy(), chosen["low"].to_numpy()
         filled = until
-    last = [digests_of(_paths(rows, only_ok)) for rows in read_all(rest, ["path", "status"])]
+    last = [_digests(rows, only_ok) for rows in read_all(rest, _FINISHED)]
     if last:
         ends = np.concatenate(last)
         high, low = np.concatenate([high[:filled], ends[:, 0]]), np.concatenate([low[:filled], ends[:, 1]])
@@ -120,7 +121,7 @@ def make_ledger(directory: Path, names: Sequence[str], *, open_labels: bool) -> 
     """Of these parts, which are read for it."""
     parts = [parts_folder(directory) / name for name in names]
     files = list(storage.each(storage.describe, parts))  # before they are read: a part written meanwhile must differ
-    tables = list(read_all(parts, ["path", *COUNTED]))
+    tables = list(read_all(parts, [*_FINISHED, *(name for name in COUNTED if name not in _FINISHED)]))
     covered = [
         Covered(*file, rows.num_rows, pc.sum(pc.equal(rows["status"], "failed")).as_py(), *_span(rows))
         for file, rows in zip(files, tables, strict=True)
@@ -186,13 +187,14 @@ def _source(file: Path) -> Any:
 
 
 def _digest_rows(rows: pa.Table) -> pa.Table:
-    """path, status -> high, low, ok."""
-    digests = digests_of(rows["path"].to_pylist())
+    """path, status, bytes, mtime -> high, low, ok."""
+    digests = _digests(rows)
     return pa.table({"high": digests[:, 0], "low": digests[:, 1], "ok": pc.equal(rows["status"], "ok")})
 
 
-def _paths(rows: pa.Table, only_ok: bool) -> list[str]:
-    return (rows.filter(pc.equal(rows["status"], "ok")) if only_ok else rows)["path"].to_pylist()
+def _digests(rows: pa.Table, only_ok: bool = False) -> Digests:
+    rows = rows.filter(pc.equal(rows["status"], "ok")) if only_ok else rows
+    return digests_of(rows["path"].to_pylist(), rows["bytes"].to_numpy(), rows["mtime"].to_numpy())
 
 
 def _span(rows: pa.Table) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from annotator.images import ImageRef
 
@@ -21,13 +21,19 @@ class Listing:
     """Gives the photos in their order, at most `limit` of them, and may look ahead to count them.
 
     refs:     photos without a row.
-    finished: how many photos have one already.
+    finished: says how many photos have one already.
     at_once:  how many photos are labelled together, so that their records come in one go; the engine knows.
     """
 
-    def __init__(self, refs: Iterable[ImageRef], limit: int | None = None, finished: int = 0, at_once: int = 1) -> None:
-        self.finished = finished
+    def __init__(
+        self,
+        refs: Iterable[ImageRef],
+        limit: int | None = None,
+        finished: Callable[[], int] = lambda: 0,
+        at_once: int = 1,
+    ) -> None:
         self.at_once = at_once
+        self._count_finished = finished
         self._refs = iter(refs)
         self._limit = limit
         self._lock = threading.Lock()  # an engine may ask in a thread of its own
@@ -47,6 +53,11 @@ class Listing:
                 raise StopIteration
             self._given += 1
             return ref
+
+    @property
+    def finished(self) -> int:
+        """How many photos have a row; fewer when changed ones are found, whose rows are taken out."""
+        return self._count_finished()
 
     @property
     def total(self) -> int | None:

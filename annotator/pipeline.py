@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from annotator.interrupts import stop_on_signal
 from annotator.listing import Listing
 from annotator.longer_paths import lengthen
 from annotator.moved_photos import resumed
+from annotator.photo_changes import Changed, OpenPhotos
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
 from annotator.run_check import check_run, is_run, refuse_other_config
 from annotator.stages import stage, staged_items
@@ -88,13 +89,6 @@ class Job:
         surveyed = surveyed._replace(rest=undamaged(surveyed.rest))  # a run sets the others aside
         return finished_paths(self.directory, only_ok=self.config.retry_failed, surveyed=surveyed)
 
-    def left_of(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        """Those of the photos that a run would label."""
-        finished, begin = self.finished(), f"{self.between}/"
-        if not self.between:
-            return finished.left_of(refs)
-        return (ref for ref in refs if not ref.path.startswith(begin) or ref.path[len(begin) :] not in finished)
-
     def execute(
         self, refs: Iterable[ImageRef], should_stop: Callable[[], bool] = lambda: False
     ) -> Generator[ImageRecord, None, None]:
@@ -105,13 +99,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `labelled` and `seconds` are of this call, `summary` is of the whole run."""
+    """How a run ended. `labelled`, `seconds` and `changed` photos are of this call, `summary` is of the whole run."""
 
     directory: Path
     state: str
     labelled: int
     seconds: float
     summary: RunSummary
+    changed: Changed
 
 
 @dataclass(frozen=True)
@@ -119,6 +114,7 @@ class Estimate:
     """What a run would do.
 
     photos:   that there are; `finished` of them have a row, and `todo` is how many the run would label.
+    changed:  photos with a row that the run would label again.
     seconds_per_photo: measured on `sample` photos; None without any.
     sample_failed: photos were tried, but none could be labelled.
     """
@@ -128,6 +124,7 @@ class Estimate:
     todo: int
     seconds_per_photo: float | None
     sample: int
+    changed: Changed
     sample_failed: bool = False
 
 
@@ -197,8 +194,9 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
         lengthen(job.directory, job.manifest.image_root, job.between)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
-        todo = writer.finished.left_of(staged_items("find", job.source))
-        listing = Listing(todo, config.limit, len(writer.finished), job.crew.batch_size)
+        left = OpenPhotos(job.directory, writer.finished, writer.rewrite)
+        todo = left.among(staged_items("find", job.source))
+        listing = Listing(todo, config.limit, lambda: len(writer.finished) - left.changed.count, job.crew.batch_size)
         begin(listing)
         failed, last_failure = 0, ""
         with closing(_written(job, writer, listing, stopped)) as records:
@@ -221,7 +219,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
         summary = summarise(job.directory)
         job.manifest.counts = {"photos": summary.photos, "ok": summary.ok, "failed": summary.failed}
         job.manifest.timings = {"seconds": round(seconds, 3), "photos": labelled}
-    return Outcome(job.directory, job.manifest.state, labelled, seconds, summary)
+    return Outcome(job.directory, job.manifest.state, labelled, seconds, summary, left.changed)
 
 
 def _written(
@@ -255,19 +253,41 @@ def estimate(job: Job) -> Estimate:
             photos += 1
             yield ref
 
-    left = job.left_of(counted())
+    photos_left = OpenPhotos(job.directory, job.finished())
+    left = _open_of(counted(), photos_left, job.between)
     listing = Listing(left, job.config.limit)
     sample = list(islice(listing, SAMPLE))
     todo = len(sample) + sum(1 for _ in listing)
     finished = photos - todo - sum(1 for _ in left)
     if job.cluster and job.cluster.placement.gpus:
-        return Estimate(photos, finished, todo, None, 0)
+        return Estimate(photos, finished, todo, None, 0, photos_left.changed)
     for _ in job.execute(sample[:1]):
         pass  # the first photo pays for warming up
     timed = [record.seconds for record in job.execute(sample) if record.status == "ok"]
     at_once = job.cluster.placement.actors if job.cluster else 1
     seconds = sum(timed) / len(timed) / at_once if timed else None
-    return Estimate(photos, finished, todo, seconds, len(timed), bool(sample) and not timed)
+    return Estimate(photos, finished, todo, seconds, len(timed), photos_left.changed, bool(sample) and not timed)
+
+
+def _open_of(refs: Iterable[ImageRef], photos: OpenPhotos, between: str) -> Iterator[ImageRef]:
+    """What is left to label, where the run's paths do not begin yet with the folders that they will (`Job.between`)."""
+    if not between:
+        yield from photos.among(refs)
+        return
+    start = len(between) + 1
+    for is_below, group in groupby(refs, lambda ref: ref.path.startswith(f"{between}/")):
+        if is_below:
+            yield from photos.among(
+                replace(
+                    ref,
+                    root=ref.root / between,
+                    path=ref.path[start:],
+                    name_on_disk=ref.name_on_disk and ref.name_on_disk[start:],
+                )
+                for ref in group
+            )
+        else:
+            yield from group
 
 
 def _name_of(named: str | Path | Sequence[str | Path], source: ImageSource) -> str:

@@ -38,6 +38,7 @@ ROW = pa.schema(
         ("seconds", pa.float32()),
         ("segments", pa.list_(_SEGMENT)),
         ("history", pa.string()),  # JSON
+        ("checksum", pa.uint32()),
     ]
 )
 LABELS = ("segments", "history")
@@ -48,7 +49,8 @@ LABELS = ("segments", "history")
 class ImageRecord:
     """One photo of a run. `path` is relative to the image root, POSIX; sizes are with EXIF applied;
     `orientation` is the EXIF value found (1 = upright); `seconds` is its share of its batch's labelling;
-    `history` is the prediction's."""
+    `history` is the prediction's. `bytes`, `mtime` and `checksum` are of the file that it was made from, 0 and None
+    where nobody looked (`annotator.photo_changes`)."""
 
     path: str
     status: Literal["ok", "failed"]
@@ -61,6 +63,7 @@ class ImageRecord:
     seconds: float = 0.0
     segments: tuple[Segment, ...] = ()
     history: Mapping[str, Any] | None = field(default=None, hash=False)
+    checksum: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:

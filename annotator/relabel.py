@@ -22,6 +22,7 @@ from annotator.errors import ConfigError
 from annotator.files import replacing_text
 from annotator.identity import config_hash
 from annotator.limits import SHARE
+from annotator.photo_changes import Changed, unchanged
 from annotator.prediction import NOTHING, Prediction
 from annotator.run import ImageRecord, Manifest, RunReader, RunWriter
 from annotator.spelling import option
@@ -35,11 +36,12 @@ MAPPING_COLUMNS = ("path", "segment", "label", "class", "similarity", "kept")
 
 @dataclass(frozen=True)
 class Relabelled:
-    """What was done: segments of the origin, and how many of them kept a class."""
+    """What was done: segments of the origin, and how many of them kept a class; `changed` photos are left out."""
 
     run: RunReader
     segments: int
     kept: int
+    changed: Changed
 
 
 def relabel(
@@ -52,7 +54,8 @@ def relabel(
     threshold: float | None = None,
     overwrite: bool = False,
 ) -> Relabelled:
-    """Writes the new run, a photo in memory at a time. Called again after an interruption it goes on.
+    """Writes the new run, a photo in memory at a time. Called again after an interruption it goes on, and takes in what
+    the origin has labelled again since then.
 
     threshold: cosine from which on a class holds; the paper's where None, 0.1 for st and 0.5 for tt.
     networks:  what holds the CLIP that made the run (st) or a sentence encoder (tt).
@@ -69,7 +72,10 @@ def relabel(
     segments = kept = 0
     with blaming(out), RunWriter.open(out, manifest, overwrite=overwrite) as writer, _mapping(out) as write_row:
         manifest.state = "interrupted"
-        for record in run.records():
+        changed = Changed()
+        stale = _stale(run, RunReader(out))
+        writer.drop(stale)
+        for record in unchanged(run, changed):
             found = assign(record)
             classes = found.verified(limit)
             for index, segment in enumerate(record.segments):
@@ -79,11 +85,25 @@ def relabel(
                 write_row((record.path, index, segment.label, name, similarity, int(classes[index] != NOTHING)))
             segments += len(classes)
             kept += int((classes != NOTHING).sum())
-            if record.path not in writer.finished:
+            if record.path not in writer.finished or record.path in stale:
                 writer.write(_relabelled(record, classes, vocabulary))
         manifest.state = "complete" if run.manifest.state == "complete" else "partial"
         manifest.counts = dict(run.manifest.counts)
-    return Relabelled(RunReader(out), segments, kept)
+    return Relabelled(RunReader(out), segments, kept, changed)
+
+
+def _stale(origin: RunReader, relabelled: RunReader) -> set[str]:
+    """Photos whose relabelled row was not made from the origin's row of today: they were tried or labelled again, have
+    changed, or are no longer in the origin. What is no label goes over into the relabelled row as it is."""
+    today = unchanged(origin, Changed(), origin.records(segments=False))
+    record = next(today, None)
+    stale = set()
+    for row in relabelled.records(segments=False):
+        while record is not None and record.path < row.path:
+            record = next(today, None)
+        if record != row:
+            stale.add(row.path)
+    return stale
 
 
 def _manifest(run: RunReader, vocabulary: Vocabulary, by: By, threshold: float, networks: TextNetworks) -> Manifest:

@@ -18,7 +18,7 @@ MOST_PIXELS = 2**31 - 1
 """Of a photo: pycocotools counts in 32 bits."""
 AT_ONCE = 2**15
 """Bytes of run lengths that are looked at together."""
-YOUNGER = {"history", "embedding"}
+YOUNGER = {"history", "embedding", "checksum"}
 """Columns and fields that rows of older versions lack."""
 
 Wrong = NDArray[np.bool_]
@@ -67,7 +67,7 @@ def _faults(rows: pa.Table) -> Iterator[tuple[Wrong, str]]:
     """Per row whether it is wrong, and what is wrong."""
     columns = {name: rows[name].combine_chunks() for name in rows.column_names}
     for name, column in columns.items():
-        if name not in ("segments", "history"):
+        if name not in ("segments", "history", "checksum"):
             yield _true(column.is_null()), f"{name} is missing"
     if "path" in columns:
         yield _true(each_leads_out(columns["path"])), "the path does not lead to a place inside the photos' folder"

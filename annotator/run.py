@@ -16,11 +16,13 @@ from __future__ import annotations
 import heapq
 import logging
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from annotator import ledger, storage
@@ -52,7 +54,8 @@ _HALF_WRITTEN = re.compile(r"\.(run\.json|mapping\.csv|part-\d+\.parquet|ledger-
 class RunWriter:
     """The one process that writes a run's manifest, made by `open`. A context manager: leaving it closes the open part.
 
-    `finished` knows the paths that have a row already; rows for them must not be written again.
+    `finished` knows the photos that have a row already. No second row must be written for them: `rewrite` and `drop`
+    take out those that are to be written again.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
@@ -61,6 +64,7 @@ class RunWriter:
         self._lock = lock
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
+        self._changing_parts = threading.Lock()  # an engine may look for photos in a thread of its own
         _remove_leftovers(directory)
         surveyed = ledger.renew_ledgers(directory, open_labels=manifest.open_labels)
         self._without_ledger = [part.name for part in surveyed.rest]
@@ -126,15 +130,32 @@ class RunWriter:
 
     def adopt(self, number: int) -> None:
         """Takes in a part that this or another process wrote with `write_part`; once more does no harm."""
-        if number in self._known:
-            return
-        self._known.add(number)
-        self._next = max(self._next, number + 1)
-        self._without_ledger.append(part_path(self.directory, number).name)
-        if len(self._without_ledger) >= ledger.LEDGER_PARTS:
-            names = sorted(self._without_ledger)
-            ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
-            self._without_ledger = []
+        with self._changing_parts:
+            if number in self._known:
+                return
+            self._known.add(number)
+            self._next = max(self._next, number + 1)
+            self._without_ledger.append(part_path(self.directory, number).name)
+            if len(self._without_ledger) >= ledger.LEDGER_PARTS:
+                names = sorted(self._without_ledger)
+                ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
+                self._without_ledger = []
+
+    def rewrite(self, part: Path, rows: pa.Table) -> None:
+        """Puts these rows in the place of a part's; none of them removes it. Its ledger does not count any more."""
+        self._lock.check()
+        with self._changing_parts:
+            _put(part, rows)
+            if not rows.num_rows and part.name in self._without_ledger:
+                self._without_ledger.remove(part.name)
+
+    def drop(self, paths: Collection[str]) -> None:
+        """Takes the rows of these photos out of the run."""
+        wanted = pa.array(sorted(paths), pa.string())
+        for part in part_files(self.directory) if paths else ():
+            if pc.any(pc.is_in(read_columns(part, ["path"])["path"], wanted)).as_py():
+                rows = read_columns(part, ROW.names)
+                self.rewrite(part, rows.filter(pc.invert(pc.is_in(rows["path"], wanted))))
 
     def close(self) -> None:
         try:
@@ -235,11 +256,15 @@ def _drop_failed(directory: Path) -> None:
     for part, rows in zip(parts, read_all(parts, ["status"]), strict=True):
         if "failed" in rows["status"].to_pylist():
             table = read_columns(part, ROW.names)
-            kept = table.filter(pc.equal(table["status"], "ok"))
-            if kept.num_rows:
-                write_table(part, kept)
-            else:
-                storage.delete(part)
+            _put(part, table.filter(pc.equal(table["status"], "ok")))
+
+
+def _put(part: Path, rows: pa.Table) -> None:
+    """In the place of a part's rows, at once or not at all; none of them removes it."""
+    if rows.num_rows:
+        write_table(part, rows)
+    else:
+        storage.delete(part)
 
 
 def _push(

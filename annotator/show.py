@@ -12,6 +12,7 @@ from rich.text import Text
 
 from annotator.errors import RunError
 from annotator.fonts import Font, fitted, font_for
+from annotator.photo_changes import Changed, unchanged
 from annotator.prediction import NOTHING, LabelMap, Mask
 from annotator.record import ROW, ImageRecord, from_row
 from annotator.run import RunReader, part_files, read_columns
@@ -43,7 +44,11 @@ def find_record(run: RunReader, photo: str) -> ImageRecord:
         names = ", ".join(path for path, *_ in sorted(chosen)[:2]) or "none"
         raise RunError(f"{run.directory}: expected one photo that is {photo!r}, but found {names}; give its whole path")
     _, part, row = chosen[0]
-    return from_row(read_columns(part, ROW.names).slice(row, 1).to_pylist()[0])
+    record = from_row(read_columns(part, ROW.names).slice(row, 1).to_pylist()[0])
+    changed = Changed()
+    if next(unchanged(run, changed, [record]), None) is None:
+        raise RunError(f"{run.directory}: {changed.notes()[0]}")
+    return record
 
 
 def _is_end(end: str, *, of: str) -> bool:

@@ -40,6 +40,13 @@ _FINAL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 Result = TypeVar("Result")
 
 
+class Version(NamedTuple):
+    """What tells, without opening a file, whether it is still the same one. mtime: in seconds since 1970."""
+
+    size: int
+    mtime: float
+
+
 class StoredFile(NamedTuple):
     """size: in bytes; stamp: changes when the file is written again (time of writing, or the store's checksum)."""
 
@@ -190,33 +197,96 @@ def list_files(folder: Path) -> list[StoredFile]:
 
 def walk(folder: Path) -> Iterator[str]:
     """Files at any depth below a folder of a store, relative to it, sorted; S3 is read a page at a time."""
+    return (path for path, _ in walk_versions(folder))
+
+
+def walk_versions(folder: Path) -> Iterator[tuple[str, Version]]:
+    """The same with what the listing says of each, which costs no request more."""
+    yield from _walk_pages(folder) if _is_s3(folder) else _walk_folders(folder, "")
+
+
+def _is_s3(folder: Path) -> bool:
     protocol = store(folder)[0].protocol
-    protocols = (protocol,) if isinstance(protocol, str) else protocol
-    yield from _walk_pages(folder) if "s3" in protocols else _walk_folders(folder, "")
+    return "s3" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
-def _walk_pages(folder: Path) -> Iterator[str]:
-    """Keys come in the order of their UTF-8, which is that of code points."""
+def _page(folder: Path, after: str) -> tuple[list[tuple[str, Version]], bool]:
+    """What S3 names at once behind `after`, and whether that is all. Keys come in the order of code points."""
     bucket, _, key = store(folder)[1].partition("/")
     prefix = f"{key}/" if key else ""
     query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
-    while True:
-        page = ask(folder, lambda files, _: files.call_s3("list_objects_v2", **query))
-        yield from (each["Key"][len(prefix) :] for each in page.get("Contents", ()) if not each["Key"].endswith("/"))
-        if not page.get("IsTruncated"):
-            return
-        query["ContinuationToken"] = page["NextContinuationToken"]
+    if after:
+        query["StartAfter"] = prefix + after
+    page = ask(folder, lambda files, _: files.call_s3("list_objects_v2", **query))
+    found = [(each["Key"][len(prefix) :], Version(each["Size"], modified(each))) for each in page.get("Contents", ())]
+    return found, not page.get("IsTruncated")
 
 
-def _walk_folders(folder: Path, below: str) -> Iterator[str]:
+def _walk_pages(folder: Path) -> Iterator[tuple[str, Version]]:
+    after, is_last = "", False
+    while not is_last:
+        found, is_last = _page(folder, after)
+        yield from (each for each in found if each[0] and not each[0].endswith("/"))
+        after = found[-1][0] if found else after
+
+
+def _walk_folders(root: Path, below: str) -> Iterator[tuple[str, Version]]:
     """Depth first, a folder's names in memory at a time; they end with a slash, for so they stand in paths."""
+    for last, version in sorted(_folder(root, below).items()):
+        yield from _walk_folders(root, below + last) if version is None else ((below + last, version),)
+
+
+def _folder(root: Path, below: str) -> dict[str, Version | None]:
+    """What is in a folder; None for folders, whose names end with a slash."""
     try:
-        entries = ask(folder, lambda files, name: files.ls(f"{name}/{below}".rstrip("/"), detail=True))
+        entries = ask(root, lambda files, name: files.ls(f"{name}/{below}".rstrip("/"), detail=True))
     except FileNotFoundError:
-        return
-    ends = {"directory": "/", "file": ""}
-    for last in sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] + ends[info["type"]] for info in entries):
-        yield from _walk_folders(folder, below + last) if last.endswith("/") else (below + last,)
+        return {}
+    names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in entries}
+    return {
+        f"{last}/" if info["type"] == "directory" else last: None if info["type"] == "directory" else _version(info)
+        for last, info in names.items()
+    }
+
+
+def versions(root: Path, paths: Iterable[str]) -> Iterator[Version | None]:
+    """Of each of these files, whose paths are sorted; None where there is none that can be asked about.
+
+    A store is not asked for each: S3 is read a page at a time, from the next path on, other stores a folder at a time.
+    """
+    if not is_remote(root):
+        yield from (_local_version(f"{root}/{path}") for path in paths)
+    else:
+        yield from _versions_by_page(root, paths) if _is_s3(root) else _versions_by_folder(root, paths)
+
+
+def _local_version(file: str) -> Version | None:
+    try:
+        found = os.stat(file)  # noqa: PTH116  a `Path` would cost twice as much
+    except (OSError, ValueError):
+        return None
+    return Version(found.st_size, found.st_mtime)
+
+
+def _versions_by_page(root: Path, paths: Iterable[str]) -> Iterator[Version | None]:
+    page: dict[str, Version] = {}
+    last, is_last = "", False
+    for path in paths:
+        while path > last and not is_last:
+            found, is_last = _page(root, max(last, path[:-1]))  # the longest name before `path` that is known
+            page, last = dict(found), found[-1][0] if found else path
+        yield page.get(path)
+
+
+def _versions_by_folder(root: Path, paths: Iterable[str]) -> Iterator[Version | None]:
+    folders: dict[str, dict[str, Version | None]] = {}
+    for path in paths:
+        folder, _, last = path.rpartition("/")
+        below = f"{folder}/" if folder else ""
+        folders = {known: names for known, names in folders.items() if below.startswith(known)}
+        if below not in folders:
+            folders[below] = _folder(root, below)
+        yield folders[below].get(last)
 
 
 def describe(path: Path) -> StoredFile:
@@ -254,13 +324,17 @@ def each(read: Callable[[Path], Result], paths: Iterable[Path]) -> Iterator[Resu
 
 
 def modified(info: dict[str, Any]) -> float:
-    """When an object was written, in seconds since 1970; 0 where its store does not say."""
+    """When an object was written, in seconds since 1970; 0 where its store does not say.
+
+    Whole seconds of S3, which says more in listings than of one object.
+    """
     value = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), 0.0)
     if isinstance(value, str):
         from datetime import datetime
 
         value = datetime.fromisoformat(value)
-    return float(value.timestamp() if hasattr(value, "timestamp") else value)
+    seconds = float(value.timestamp() if hasattr(value, "timestamp") else value)
+    return seconds // 1 if "LastModified" in info else seconds
 
 
 def _listed(entry: os.DirEntry[str]) -> StoredFile | None:
@@ -272,6 +346,10 @@ def _listed(entry: os.DirEntry[str]) -> StoredFile | None:
 
 def _local_file(name: str, status: os.stat_result) -> StoredFile:
     return StoredFile(name, status.st_size, str(status.st_mtime_ns))
+
+
+def _version(info: dict[str, Any]) -> Version:
+    return Version(int(info["size"] or 0), modified(info))
 
 
 def _remote_file(info: dict[str, Any]) -> StoredFile:

@@ -14,6 +14,7 @@ from annotator import storage
 from annotator.decode import HEAD_BYTES, image_format
 from annotator.errors import ConfigError
 from annotator.image_names import IMAGE_NAME, Pattern, alternatives, below, selects
+from annotator.storage import Version
 
 
 class _Level(NamedTuple):
@@ -34,18 +35,18 @@ def kind(named: Path) -> Literal["file", "folder"] | None:
     return "file" if info["type"] == "file" else "folder"
 
 
-def walk(root: Path, pattern: Pattern) -> Iterator[str]:
-    """Paths of photos relative to the root, sorted."""
+def walk(root: Path, pattern: Pattern) -> Iterator[tuple[str, Version]]:
+    """Paths of photos relative to the root, sorted, with what the listing says of each."""
     levels = [_Level("", frozenset(alternatives(pattern)))]
     try:
-        for path in storage.walk(root):
+        for path, version in storage.walk_versions(root):
             while not path.startswith(levels[-1].path):
                 levels.pop()
             *folders, name = path[len(levels[-1].path) :].split("/")
             for folder in folders:
                 levels.append(_enter(root, levels[-1], folder))
             if selects(levels[-1].patterns, name) and _is_image(root, path, name):
-                yield path
+                yield path, version
     except OSError as error:
         raise _unreadable(root, error) from None
 

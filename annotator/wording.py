@@ -17,6 +17,11 @@ def are(number: int, noun: str) -> str:
     return f"{count(number, noun)} {'is' if number == 1 else 'are'}"
 
 
+def have(number: int, noun: str) -> str:
+    """`1 photo has`, `2,000 photos have`."""
+    return f"{count(number, noun)} {'has' if number == 1 else 'have'}"
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, or its name where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotator.errors import ConfigError
+from annotator.photo_changes import Changed, unchanged
 from annotator.prediction import NOTHING, nearest
 from annotator.run import RunReader
 from annotator.vocabulary import BACKGROUND_NAME
@@ -151,7 +152,8 @@ def evaluate_run(
         raise ConfigError(f"no metric {unknown[0]!r}; known are {', '.join(METRICS)}")
     matrix = ConfusionMatrix(truth.names, truth.unscored)
     images = without_truth = failed = 0
-    for record in run.records():
+    changed = Changed()
+    for record in unchanged(run, changed):
         if record.status == "failed" or record.not_finite:
             failed += 1
         elif (mask := truth.whole_mask(record.path, record.size)) is None:
@@ -165,7 +167,8 @@ def evaluate_run(
             images += 1
     if not images:
         raise TruthError(
-            f"{run.directory}: every photo that has truth failed in this run, so there is nothing to score"
+            f"{run.directory}: every photo that has truth failed in this run or has changed since, so there is nothing "
+            "to score"
         )
     scores = matrix.compute()
     return Evaluation(
@@ -178,7 +181,7 @@ def evaluate_run(
         without_truth=without_truth,
         failed=failed,
         unused_truth=truth.unused,
-        notes=(*truth.notes, *_notes(run, truth, matrix, scores, short_side)),
+        notes=(*truth.notes, *changed.notes(), *_notes(run, truth, matrix, scores, short_side)),
     )
 
 

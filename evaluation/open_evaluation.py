@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotator.errors import ConfigError
+from annotator.photo_changes import Changed, unchanged
 from annotator.run import ImageRecord, RunReader
 from annotator.wording import are, count
 from evaluation.curves import Curves
@@ -181,7 +182,8 @@ def evaluate_open(
     tallies = [_Tally(by, _assign(by, run, truth, networks), background, human) for by in ways]
     photos: list[PhotoScore] = []
     images = without_truth = failed = 0
-    for record in run.records():
+    changed = Changed()
+    for record in unchanged(run, changed):
         if record.status == "failed" or record.not_finite:
             failed += 1
         elif (mask := truth.mask(record.path, record.size)) is None:
@@ -193,7 +195,8 @@ def evaluate_open(
                 photos += [score for tally in tallies for score in tally.update(record, over)]
     if not images:
         raise TruthError(
-            f"{run.directory}: every photo that has truth failed in this run, so there is nothing to score"
+            f"{run.directory}: every photo that has truth failed in this run or has changed since, so there is nothing "
+            "to score"
         )
     quality = None
     if "tgq" in metrics:
@@ -216,7 +219,7 @@ def evaluate_open(
         without_truth=without_truth,
         failed=failed,
         unused_truth=truth.unused,
-        notes=(*truth.notes, *_notes(run, truth, human, photos, quality)),
+        notes=(*truth.notes, *changed.notes(), *_notes(run, truth, human, photos, quality)),
     )
 
 

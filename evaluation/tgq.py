@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from annotator.decode import decode
 from annotator.errors import ImageError
+from annotator.photo_changes import Changed, unchanged
 from annotator.run import RunReader
 from annotator.vocabulary import Vocabulary
 from evaluation.matching import IGNORE
@@ -69,7 +70,7 @@ def text_quality(run: RunReader, truth: Truth, embed: Embed, caption: Caption, e
     background = truth.vocabulary.background_class
     captions: list[Captioned] = []
     photos = unreadable = 0
-    for record in run.records(segments=False):
+    for record in unchanged(run, Changed(), run.records(segments=False)):
         mask = truth.mask(record.path, record.size) if record.status == "ok" else None
         if mask is None:
             continue

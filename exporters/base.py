@@ -8,7 +8,7 @@ An exporter is a function over a run, registered by decorator with a dataclass o
 It streams `run.records()` (path order) and so needs memory for one photo, not for the run. Packages of third parties
 register such a function in a module that the entry-point group `annotator.exporters` names. What it may rely on:
 
-* The run is what `export` below lets through of the user's run.
+* The run is what `export` below lets through of the user's run: no photo is in it that has changed since.
 * A format with a suffix writes one file: `out` ends in that suffix, is no folder, and the folder it belongs in exists.
   With `SplitOptions` among its options it is called once per split, with a file name for each.
 * Any other format writes into the folder `out`, which exists.
@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from annotator.blame import blaming
 from annotator.config import parameters_from
 from annotator.errors import ConfigError
+from annotator.photo_changes import refuse_all_changed
 from annotator.registry import Registry
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import current_spelling, option
@@ -131,11 +132,13 @@ def export(
     options = _options_from(registration, given or {})
     selected = SelectedRun(run, options.min_score if isinstance(options, CommonOptions) else 0.0, amend, keep)
     _refuse_other_kind(registration, out)
+    refuse_all_changed(run)
     with blaming(out), _folder(out.parent if registration.suffix else out):
         if registration.suffix and isinstance(options, SplitOptions) and len(options.splits) > 1:
             summary = _export_splits(registration, selected, out, options)
         else:
             summary = registration.export(selected, out, options)
+    summary.notes += selected.changed.notes()
     if selected.spoiled:
         summary.notes.append(
             f"{selected.spoiled:,} of the photos left out count as failed because of a score that is not finite "

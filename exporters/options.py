@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from annotator.limits import COUNT, WHOLE, Count, Limits, Share, check_fields
 from annotator.open_labels import LabelCount, count_classes, count_labels
+from annotator.photo_changes import Changed, unchanged
 from annotator.run import ImageRecord, RunReader
 from annotator.spelling import option
 from exporters.descriptions import about
@@ -139,13 +140,15 @@ def shares_of(split: str) -> tuple[float, ...]:
 
 
 class SelectedRun(RunReader):
-    """A run as a format is to see it: amended, then only the records to keep, then only segments that score enough.
+    """A run as a format is to see it: without photos that have changed since, then amended, then only the records to
+    keep, then only segments that score enough.
 
     A photo with a score that is not finite counts as failed: its network failed, and its labels mean nothing. Labelers
     refuse such scores; runs of older versions may hold them.
 
     hidden:  segments left out for their score, in the last walk over the records.
     spoiled: photos that count as failed for their scores, likewise; `reason`: of the first of them, in words.
+    changed: photos left out because they have changed, likewise.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class SelectedRun(RunReader):
         self.manifest = run.manifest
         self.hidden = self.spoiled = 0
         self.reason = ""
+        self.changed: Changed = run.changed if isinstance(run, SelectedRun) else Changed()
         self._run = run
         self._min_score = min_score
         self._amend = amend
@@ -167,7 +171,10 @@ class SelectedRun(RunReader):
     def records(self, *, segments: bool = True) -> Iterator[ImageRecord]:
         """Without segments: every photo that the run knows, whether it is selected or not."""
         found = self._run.records(segments=segments)
-        return self._selected(found) if segments else found
+        if not segments:
+            return found
+        is_compared = isinstance(self._run, SelectedRun)
+        return self._selected(found if is_compared else unchanged(self._run, self.changed, found))
 
     def failures(self) -> Iterator[ImageRecord]:
         """Those of the run, and those whose scores were met in the last walk."""

@@ -117,6 +117,7 @@ def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit:
             f"  note: {are(done.missing, 'photo')} shown as masks alone: no longer readable in {opened.image_root}; "
             f"--images says where they are now"
         )
+    lines += [f"  note: {note}" for note in done.notes]
     console.print_lines([Text(line) for line in lines])
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from annotator.commands.arguments import LocalRunArgument
+from annotator.commands.arguments import ImagesOption, LocalRunArgument
 from annotator.limits import Limits
 from annotator.wording import are, count
 
 if TYPE_CHECKING:
     from annotator.corrections import Pull
+    from annotator.photo_changes import Changed
     from annotator.review.dataset import Opened
     from annotator.review.folder import Exported
     from annotator.review.pull import Pulled
@@ -37,6 +38,7 @@ def review(
     remote: Annotated[
         bool, typer.Option("--remote", help="Let other machines connect; they can read any photo that you can.")
     ] = False,
+    images: ImagesOption = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of mask PNGs or COCO JSON to show beside the run's masks.")
     ] = None,
@@ -63,8 +65,8 @@ def review(
     """Look at a run in the FiftyOne app; tag photos approve, reject or redo, edit masks; then --pull."""
     from annotator import console, corrections
     from annotator.errors import ConfigError
-    from annotator.run import open_run
     from annotator.storage import is_remote
+    from annotator.whereabouts import open_run_at
 
     if sum((pull, list_, undo is not None, discard)) > 1:
         raise ConfigError("expected one of --pull, --list, --undo and --discard, but got several")
@@ -72,7 +74,7 @@ def review(
         raise ConfigError("expected --export without --pull, --list and --undo; pull first, then export")
     if export is None and photos is not None:
         raise ConfigError("expected --photos with --export, but --export is missing; say where with --export DIR")
-    opened = open_run(run)
+    opened = open_run_at(run, images)
     if is_remote(opened.image_root) and not list_ and undo is None:
         raise ConfigError(
             f"{opened.image_root}: expected photos on this machine to show, but they are at a URL; "
@@ -118,7 +120,7 @@ def _export(
     with console.stages() as report:
         fiftyone, opened = _decorated(run, compare, ground_truth, discard, report)
         exported = export_folder(fiftyone, opened, run, folder, photos, _counted(report, "folder"))
-    for line in _exported_lines(exported):
+    for line in _exported_lines(exported, opened.changed):
         console.out.print(line, markup=False)
 
 
@@ -183,6 +185,7 @@ def _opened_lines(opened: Opened, run: RunReader) -> list[str]:
             f"  note: {opened.waiting:,} photos were edited in the app and labelled anew since; they are shown as they "
             "were edited, and cannot be pulled; --discard shows the new labels"
         )
+    lines += _notes(opened.changed)
     return [*lines, f"afterwards: annotate review {run.directory} --pull"]
 
 
@@ -195,12 +198,17 @@ def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
         )
     if pulled.boxes:
         lines.append(f"  note: {pulled.boxes:,} new instances are boxes without a mask, which say nothing of pixels")
+    lines += _notes(pulled.changed)
     if pulled.pull is not None:
         lines.append(f"exports apply it; take it back: annotate review {run.directory} --undo {pulled.pull.number}")
     return lines
 
 
-def _exported_lines(exported: Exported) -> list[str]:
+def _notes(changed: Changed) -> list[str]:
+    return [f"  note: {note}" for note in changed.notes()]
+
+
+def _exported_lines(exported: Exported, changed: Changed) -> list[str]:
     lines = [f"{count(exported.photos, 'photo')} as a FiftyOne dataset → {exported.folder}"]
     if exported.gone:
         lines.append(f"  note: {are(exported.gone, 'photo')} no longer where the run found them; the masks are there")
@@ -209,6 +217,7 @@ def _exported_lines(exported: Exported) -> list[str]:
             f"  note: edits of the app in {count(exported.unpulled, 'photo')} are not pulled; they are exported as the "
             "app shows them"
         )
+    lines += _notes(changed)
     return [*lines, f"read it: fiftyone.Dataset.from_dir({str(exported.folder)!r}, fiftyone.types.FiftyOneDataset)"]
 
 

@@ -106,6 +106,7 @@ def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, 
         width=photo.width,
         height=photo.height,
         orientation=photo.orientation,
+        checksum=photo.checksum,
         seconds=seconds,
     )
     if isinstance(answer, Prediction):

@@ -37,7 +37,8 @@ Progress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What was written. shown: photos on pages; missing: those of them that can no longer be read."""
+    """What was written. shown: photos on pages; missing: those of them that can no longer be read; notes: sentences
+    about photos that were left out."""
 
     index: Path
     photos: int
@@ -45,6 +46,7 @@ class ReportSummary:
     shown: int
     missing: int
     pages: int
+    notes: list[str]
 
 
 def make_report(
@@ -83,7 +85,7 @@ def make_report(
             links = Links(f"{folder.name}/", INDEX)
             body = joined([overview(book, links), book.photos(1, list(cards.read(pages[0])), links)])
             publish(book.shell(book.name, body, links))
-    return ReportSummary(out / INDEX, survey.ok, survey.failed, len(places), missing, len(pages))
+    return ReportSummary(out / INDEX, survey.ok, survey.failed, len(places), missing, len(pages), run.changed.notes())
 
 
 def _draw(run: RunReader, survey: Survey, look: Look, folder: Path) -> Iterator[tuple[int, Card]]:

@@ -72,6 +72,7 @@ class Measured:
     orientation: int = 1
     bytes: int = 0
     mtime: float = 0.0
+    checksum: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,7 +88,7 @@ def measure(root: Path, path: str) -> Measured:
         raise ConfigError(
             f"{root}: expected the photo {path!r} of the labels, but {error}; leave {option('images')} out"
         ) from None
-    return Measured(photo.width, photo.height, photo.orientation, photo.bytes, photo.mtime)
+    return Measured(photo.width, photo.height, photo.orientation, photo.bytes, photo.mtime, photo.checksum)
 
 
 def record_of(
@@ -108,6 +109,7 @@ def record_of(
         width=photo.width,
         height=photo.height,
         orientation=photo.orientation,
+        checksum=photo.checksum,
         segments=segments,
     )
 

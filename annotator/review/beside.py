@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from annotator.corrections import reviewed
 from annotator.errors import ConfigError
+from annotator.photo_changes import Changed
 from annotator.prediction import NOTHING, LabelMap
 from annotator.record import ImageRecord
-from annotator.review.dataset import BATCH, Opened, Progress
+from annotator.review.dataset import BATCH, Opened, Progress, shown
 from annotator.review.legend import Legend, Values, legend_of
 from annotator.review.samples import write_mask
 from annotator.review.views import AGREEMENT, DISAGREEMENT, OTHER, TRUTH
@@ -67,7 +67,7 @@ def add_truth(fiftyone: Any, opened: Opened, run: RunReader, folder: Path, progr
     lookup[: len(truth.names)] = [legend.value(index) for index in range(len(truth.names))]
 
     def masks() -> Iterator[Beside]:
-        for record, *_ in reviewed(run):
+        for record, *_ in shown(run, Changed()):
             mask = truth.mask(record.path, record.size) if record.status == "ok" else None
             if mask is not None:
                 alike, scored = None, mask != IGNORE
@@ -81,9 +81,9 @@ def add_truth(fiftyone: Any, opened: Opened, run: RunReader, folder: Path, progr
 
 def _pairs(run: RunReader, other: RunReader) -> Iterator[tuple[ImageRecord, ImageRecord]]:
     """Photos that both have labels of; both come in path order."""
-    theirs = (each.record for each in reviewed(other))
+    theirs = (each.record for each in shown(other, Changed()))
     second = next(theirs, None)
-    for record, *_ in reviewed(run):
+    for record, *_ in shown(run, Changed()):
         while second is not None and second.path < record.path:
             second = next(theirs, None)
         if second is not None and second.path == record.path and record.status == second.status == "ok":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.corrections import Reviewed, reviewed
+from annotator.photo_changes import Changed, unchanged
 from annotator.review.database import cache_folder
 from annotator.review.legend import Legend, legend_of
 from annotator.review.samples import INSTANCES, MASK, Samples, content, labels_field_of
@@ -25,7 +26,8 @@ Progress = Callable[[int, int], None]
 @dataclass
 class Opened:
     """A dataset that shows a run, and what was done to make it so; `waiting` are stale samples that a person
-    edited since the last pull, which were left alone; `colors` are by value, of masks that stand beside the run's."""
+    edited since the last pull, which were left alone; `colors` are by value, of masks that stand beside the run's;
+    photos that have `changed` since they were labelled are not shown."""
 
     dataset: Any
     samples: Samples
@@ -34,6 +36,7 @@ class Opened:
     removed: int = 0
     waiting: int = 0
     colors: dict[str, dict[int, str]] = field(default_factory=dict)
+    changed: Changed = field(default_factory=Changed)
 
 
 def open_dataset(
@@ -51,6 +54,11 @@ def open_dataset(
     _sync(opened, run, progress, discard)
     describe(dataset, run, samples.legend)
     return opened
+
+
+def shown(run: RunReader, changed: Changed) -> Iterator[Reviewed]:
+    """The photos that the app shows: all but those that have changed since they were labelled."""
+    return reviewed(run, unchanged(run, changed))
 
 
 def samples_of(fiftyone: Any, run: RunReader, dataset: Any) -> Samples:
@@ -101,7 +109,7 @@ def _sync(opened: Opened, run: RunReader, progress: Progress, discard: bool) -> 
         path: (identity, stamp if mask is None or Path(mask).is_file() else "")  # the cache may have been deleted
         for path, identity, stamp, mask in there
     }
-    for batch in _batches(reviewed(run)):
+    for batch in _batches(shown(run, opened.changed)):
         new = []
         for each in batch:
             identity, stamp = known.pop(each.record.path, (None, None))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from annotator.corrections import Correction, Pull, Reviewed, append, fingerprint, reviewed
+from annotator.corrections import Correction, Pull, Reviewed, append, fingerprint
 from annotator.errors import RunError
+from annotator.photo_changes import Changed
 from annotator.prediction import Mask
 from annotator.record import ImageRecord
-from annotator.review.dataset import Progress, describe, find_dataset, is_edited, samples_of
+from annotator.review.dataset import Progress, describe, find_dataset, is_edited, samples_of, shown
 from annotator.review.edits import Edits, Shape, apply
 from annotator.review.legend import Legend, Part, Values
 from annotator.review.samples import INSTANCES, MASK, Samples, attribute, verdict_of
@@ -26,11 +27,13 @@ class Pulled:
     """pull:  the file written; None where nothing was new.
     stale: edited photos that the run has labelled anew since they were opened; their edits are left in the app.
     boxes: instances that were added without a mask, which say nothing of pixels.
+    changed: photos that are others than those labelled; what was said of them stays in the app, too.
     """
 
     pull: Pull | None = None
     stale: int = 0
     boxes: int = 0
+    changed: Changed = field(default_factory=Changed)
 
 
 def pull(fiftyone: Any, run: RunReader, progress: Progress = lambda done, total: None) -> Pulled:
@@ -48,7 +51,7 @@ def pull(fiftyone: Any, run: RunReader, progress: Progress = lambda done, total:
 
     def corrections() -> Iterator[Correction]:
         total = len(run)
-        for done, each in enumerate(reviewed(run), start=1):
+        for done, each in enumerate(shown(run, pulled.changed), start=1):
             identity = identities.get(each.record.path)
             if identity is not None and (found := _correction(dataset[identity], each, samples, pulled)) is not None:
                 taken.add(found.path)
@@ -58,7 +61,7 @@ def pull(fiftyone: Any, run: RunReader, progress: Progress = lambda done, total:
     pulled.pull = append(run.directory, corrections())
     if taken:
         samples = samples_of(fiftyone, run, dataset)  # a person may have made up a class
-        for each in reviewed(run):
+        for each in shown(run, pulled.changed):
             if each.record.path in taken:
                 sample = dataset[identities[each.record.path]]
                 samples.fill(sample, each)
@@ -82,7 +85,8 @@ def _correction(sample: Any, each: Reviewed, samples: Samples, pulled: Pulled) -
         return None
     edited = fingerprint(segments) != each.seen
     kept = segments if edited or verdict == "approve" else ()
-    return Correction(record.path, record.width, record.height, verdict, edited, each.seen, kept)
+    size = record.width, record.height
+    return Correction(record.path, *size, verdict, edited, each.seen, kept, checksum=record.checksum)
 
 
 def _edits(sample: Any, record: ImageRecord, samples: Samples) -> tuple[Edits, int]:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from annotator import ledger
-from annotator.finished import Finished, digests_of
+from annotator.finished import Digests, Finished, digests_of
 from annotator.ledger import finished_paths, survey
 from annotator.prediction import Segment
 from annotator.run import ImageRecord, RunReader, RunWriter, part_files, write_part
@@ -210,7 +210,12 @@ def counts_of_nothing() -> dict[str, object]:
 
 
 def other_version(file: Path) -> None:
-    rewritten(file, version=3, summary=counts_of_nothing())
+    rewritten(file, version=4, summary=counts_of_nothing())
+
+
+def second_version(file: Path) -> None:
+    """Whose digests say nothing of files, so that every photo would count as touched."""
+    rewritten(file, version=2, summary=counts_of_nothing())
 
 
 def first_version(file: Path) -> None:
@@ -231,7 +236,7 @@ def doubled(file: Path) -> None:
     shutil.copyfile(file, file.with_name("ledger-000007.parquet"))
 
 
-DAMAGES = [cut, flip, empty, other_version, first_version, other_rules, foreign, doubled, Path.unlink]
+DAMAGES = [cut, flip, empty, other_version, second_version, first_version, other_rules, foreign, doubled, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -345,7 +350,7 @@ def test_a_kill_between_part_and_ledger_loses_nothing(tmp_path: Path) -> None:
         kept = [each for each in rows if each.path in written]
         assert_says(out, kept)
         with RunWriter.open(out, manifest()) as writer:
-            for each in writer.finished.left_of(rows):
+            for each in [each for each in rows if each.path not in writer.finished]:
                 writer.write(each)
         assert_says(out, rows)
     assert {(3, 0), (3, 1)} <= seen.keys()
@@ -367,16 +372,31 @@ def test_many_paths_have_as_many_digests() -> None:
     assert len(np.unique(digests_of(paths), axis=0)) == len(paths)
     assert [path in finished for path in paths[:1000]] == [True, False] * 500
     assert finished.among(paths).tolist() == [True, False] * 50_000
-    chosen = [ImageRecord(path, "ok") for path in paths[:5000]]
-    assert list(finished.left_of(chosen)) == chosen[1::2]
+    assert finished.holds(digests_of(paths)).tolist() == [True, False] * 50_000
 
 
 def test_paths_that_share_half_a_digest_are_told_apart() -> None:
     paths = ["a", "b", "c", "d"]
     low = digests_of(paths)[:, 1]
-    high = digests_of(["x"] * 4)[:, 0]
-    finished = Finished(high[:3], low[:3])
-    finished._high[:] = digests_of(["d"])[0, 0]  # as if all had the higher half that the asked one has
-    assert "d" not in finished
-    finished = Finished(np.repeat(digests_of(["d"])[:, 0], 4), low)
-    assert "d" in finished
+    asked = digests_of(["d"])
+    finished = Finished(np.repeat(asked[:, 0], 3), low[:3].copy())  # all have the higher half that the asked one has
+    assert not finished.holds(asked).any()
+    finished = Finished(np.repeat(asked[:, 0], 4), low.copy())
+    assert finished.holds(asked).all()
+
+
+FILES = st.tuples(st.integers(0, 2**40), st.floats(0, 4e9))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), FILES, FILES)
+def test_a_photo_is_held_as_it_was_when_it_was_labelled(
+    path: str, labelled: tuple[int, float], now: tuple[int, float]
+) -> None:
+    def digest(size: int, mtime: float) -> Digests:
+        return digests_of([path], np.array([size]), np.array([mtime]))
+
+    mine = digest(*labelled)
+    finished = Finished(mine[:, 0].copy(), mine[:, 1].copy())
+    assert path in finished
+    assert finished.holds(digest(*now)).all() == (now == labelled)
+    assert finished.holds(digest(*labelled)).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from reference.open_runs import Labelled, Table, image_of, write_run
 from annotator.errors import ConfigError, RunError
 from annotator.models.networks import Networks
 from annotator.relabel import relabel
-from annotator.run import RunReader, part_files
+from annotator.run import RunReader, part_files, write_part
 from annotator.vocabulary import Vocabulary
 from exporters.base import export
 
@@ -169,3 +171,71 @@ def test_no_cell_of_the_mapping_is_a_formula(networks: Networks, tmp_path: Path)
     relabel(run, PETS, "tt", tmp_path / "new", networks)
     lines = (tmp_path / "new/mapping.csv").read_text().splitlines()
     assert lines[1:] == ["'+1.jpg,0,sky,dog,0.0995,0", "'=HYPERLINK(1).jpg,0,cat,cat,1.0000,1"]
+
+
+def rerun(origin: RunReader, **changed: Labelled | None) -> None:
+    """The origin with other rows for some of its photos, as after --retry-failed or a change of the photo."""
+    photos = {**PHOTOS, **{f"{name}.jpg": what for name, what in changed.items()}}
+    shutil.rmtree(origin.directory)
+    write_run(origin.directory, photos, image_root=Path(origin.manifest.image_root), pack={"name": "embedded"})
+
+
+AGAIN = Labelled([[0, 0], [0, 0]], ["hound"], [(0.9, 0, 0.1)], [0.8])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"b": AGAIN},  # failed, and was tried again
+        {"c": AGAIN},  # has other labels
+        {"b": AGAIN, "a": None},
+        {"a": None, "c": None},
+    ],
+)
+def test_what_the_origin_labelled_again_is_relabelled(
+    origin: RunReader, networks: Networks, tmp_path: Path, changed: dict[str, Labelled | None]
+) -> None:
+    relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    rerun(origin, **changed)
+    again = relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    fresh = relabel(origin, PETS, "tt", tmp_path / "fresh", networks)
+    assert list(again.run) == list(fresh.run)
+    assert (again.segments, again.kept) == (fresh.segments, fresh.kept)
+    assert again.run.manifest.counts == fresh.run.manifest.counts
+
+
+def test_what_is_as_it_was_is_not_relabelled(origin: RunReader, networks: Networks, tmp_path: Path) -> None:
+    relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    before = {part: (part.stat().st_ino, part.read_bytes()) for part in part_files(tmp_path / "new")}
+    relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    assert {part: (part.stat().st_ino, part.read_bytes()) for part in part_files(tmp_path / "new")} == before
+
+
+def test_a_photo_that_has_changed_is_left_out(origin: RunReader, networks: Networks, tmp_path: Path) -> None:
+    """The relabelled run loses it, too, until the origin has labelled it again."""
+    files = {path: tmp_path / "photos" / path for path in ("a.jpg", "c.jpg")}
+    for file in files.values():
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"photo")
+    rows = [
+        replace(row, bytes=5, mtime=files[row.path].stat().st_mtime) if row.path in files else row for row in origin
+    ]
+    for part in part_files(origin.directory):
+        part.unlink()
+    write_part(origin.directory, 0, rows)
+    whole = relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    assert (len(whole.run), whole.changed.notes()) == (4, [])
+    files["a.jpg"].write_bytes(b"another")
+    less = relabel(origin, PETS, "tt", tmp_path / "new", networks)
+    assert [row.path for row in less.run] == ["b.jpg", "c.jpg", "sub/d.jpg"]
+    assert less.changed.notes() == [
+        "1 photo has changed since it was labelled: 'a.jpg'; `annotate run` labels it again"
+    ]
+    write_part(
+        origin.directory,
+        0,
+        [replace(row, bytes=7, mtime=files["a.jpg"].stat().st_mtime) if row.path == "a.jpg" else row for row in rows],
+    )
+    assert list(relabel(origin, PETS, "tt", tmp_path / "new", networks).run) == list(
+        relabel(origin, PETS, "tt", tmp_path / "fresh", networks).run
+    )
