@@ -104,6 +104,7 @@ def _load_or_create(fiftyone: Any, run: RunReader) -> Any:
 
 def _sync(opened: Opened, run: RunReader, progress: Progress, discard: bool) -> None:
     dataset, total, done = opened.dataset, len(run), 0
+    _follow(dataset, opened.samples)
     there = zip(*dataset.values(["path", "id", "shown", f"{MASK}.mask_path"]), strict=True)
     known: dict[str, tuple[str, str]] = {
         path: (identity, stamp if mask is None or Path(mask).is_file() else "")  # the cache may have been deleted
@@ -128,6 +129,13 @@ def _sync(opened: Opened, run: RunReader, progress: Progress, discard: bool) -> 
         else:
             dataset.delete_samples([identity])
             opened.removed += 1
+
+
+def _follow(dataset: Any, samples: Samples) -> None:
+    """Shows photos that were moved where they are now."""
+    there = zip(*dataset.values(["path", "id", "filepath"]), strict=True)
+    moved = {identity: samples.file(path) for path, identity, file in there if file != samples.file(path)}
+    dataset.set_values("filepath", moved, key_field="id", progress=False)
 
 
 def _refresh(opened: Opened, sample: Any, each: Reviewed, stamp: str | None, discard: bool) -> None:

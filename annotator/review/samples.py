@@ -42,9 +42,13 @@ class Samples:
         """A label per class; of labelers that name their own classes, their captions."""
         return self._labels_field
 
+    def file(self, path: str) -> str:
+        """Where the photo is now."""
+        return str(self._root / path)
+
     def new(self, each: Reviewed) -> Any:
         """A sample that is not in a dataset yet."""
-        sample = self._fo.Sample(filepath=str(self._root / each.record.path), path=each.record.path)
+        sample = self._fo.Sample(filepath=self.file(each.record.path), path=each.record.path)
         self.fill(sample, each)
         return sample
 

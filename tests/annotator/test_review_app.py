@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from annotator.review.dataset import open_dataset
 from annotator.review.folder import export_folder
 from annotator.review.pull import pull
 from annotator.review.views import decorate
-from annotator.run import RunReader, RunWriter
+from annotator.run import RunReader, RunWriter, part_files, write_part
 from annotator.vocabulary import Vocabulary
+from annotator.whereabouts import open_run_at
 from exporters.base import export
 
 pytestmark = [
@@ -430,3 +432,49 @@ def test_nothing_is_written_to_the_home(fiftyone: Any) -> None:
     assert fiftyone.config.do_not_track
     strangers = {path.name for path in Path.home().iterdir()} - {"first", ".fiftyone"}
     assert strangers == set()
+
+
+def with_photos(run: RunReader, folder: Path) -> RunReader:
+    """The run as if it had been made from these photos."""
+    rows = []
+    for row in run:
+        file = folder / row.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"photo")
+        rows.append(replace(row, bytes=5, mtime=file.stat().st_mtime))
+    for part in part_files(run.directory):
+        part.unlink()
+    write_part(run.directory, 0, rows)
+    return RunReader(run.directory, folder)
+
+
+def test_a_photo_that_has_changed_is_not_shown(fiftyone: Any, run: RunReader, tmp_path: Path) -> None:
+    """Nor does anything come back of it that was said before."""
+    run = with_photos(run, tmp_path / "photos")
+    opened = open_dataset(fiftyone, run)
+    assert (len(opened.dataset), opened.changed.count) == (4, 0)
+    for path in ("a.jpg", "sub/c.jpg"):
+        sample = sample_of(opened.dataset, path)
+        sample.tags = ["approve"]
+        sample.save()
+    (tmp_path / "photos/a.jpg").write_bytes(b"another photo")
+    pulled = pull(fiftyone, run)
+    assert pulled.pull is not None
+    assert (pulled.pull.photos, pulled.changed.example) == (1, "a.jpg")
+    opened = open_dataset(fiftyone, run, discard=True)
+    assert sorted(opened.dataset.values("path")) == sorted([HOSTILE, "sub/c.jpg", "z.jpg"])
+    assert opened.changed.notes() == [
+        "1 photo has changed since it was labelled: 'a.jpg'; `annotate run` labels it again"
+    ]
+    other = write_run(tmp_path / "other", {"a.jpg": scene(), "sub/c.jpg": scene()}, CLASSES)
+    assert add_other_run(fiftyone, opened, run, other, lambda done, total: None) == 1
+
+
+def test_photos_are_shown_where_they_are_now(fiftyone: Any, run: RunReader, tmp_path: Path) -> None:
+    before = open_dataset(fiftyone, with_photos(run, tmp_path / "photos"))
+    sample = sample_of(before.dataset, "a.jpg")
+    assert sample.filepath == str(tmp_path / "photos/a.jpg")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    after = open_dataset(fiftyone, open_run_at(run.directory, tmp_path / "moved"))
+    assert (after.added, after.refreshed, after.removed) == (0, 0, 0)
+    assert all(Path(file).is_file() for file in after.dataset.values("filepath"))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from annotator.commands.review import review
 from annotator.corrections import Correction, append
-from annotator.errors import ConfigError
+from annotator.errors import ConfigError, RunError
 from annotator.review.database import open_fiftyone
 from annotator.review.server import refuse_taken
 from annotator.review.views import rarest
@@ -85,3 +85,11 @@ def test_rare_classes_are_a_tenth_but_some() -> None:
     assert rarest({"dog": 2, "cat": 2, "owl": 1, "elk": 9}) == ["owl", "cat", "dog"]
     assert len(rarest({f"c{number}": 1 for number in range(9000)})) == 50
     assert rarest({}) == []
+
+
+def test_images_says_where_the_photos_are_now(run: RunReader, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(RunError, match="expected the run's photos, but none of them is there, such as"):
+        said(str(run.directory), "--images", str(tmp_path / "elsewhere"), "--export", str(tmp_path / "out"))
+    (tmp_path / "elsewhere/a.jpg").touch()
+    assert said(str(run.directory), "--images", str(tmp_path / "elsewhere"), "--list") == "nothing was pulled yet\n"
