@@ -5,6 +5,7 @@ What a file is, its first bytes decide, never its name.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from annotator.errors import ImageError
+from annotator.errors import ImageError, UnclearError
 from annotator.storage import ask, is_remote, modified, read_bytes
 
 MAX_PIXELS = 178_956_970
@@ -43,6 +44,9 @@ HEAD_BYTES = 64
 
 ROWS_AT_ONCE = 64
 """Of more than 8 bits a pixel, so that what is worked out on the way stays small."""
+
+_OF_A_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+"""Errors of the system that are the file's own."""
 
 _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
@@ -94,7 +98,8 @@ class Photo:
 
 
 def decode(path: Path, *, working_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Reads one photo; whatever is wrong with it is an `ImageError` whose text does not name the path.
+    """Reads one photo; whatever is wrong with it is an `ImageError` whose text does not name the path, and an
+    `UnclearError` where that may be the system's fault.
 
     Of animations and multi-page files the first picture counts. Transparency is laid on white. 16-bit gray
     is scaled by 1/257. 32-bit gray (integer, float) is scaled by the smallest of 1, 255 and 65535 that holds
@@ -117,7 +122,8 @@ def decode(path: Path, *, working_side: int | None = None, max_pixels: int = MAX
     except ImageError:
         raise
     except Exception as error:  # decoders meet hostile bytes with any exception there is
-        raise ImageError(_reason(error, max_pixels)) from error
+        kind = UnclearError if _is_of_the_system(error) else ImageError
+        raise kind(_reason(error, max_pixels)) from error
 
 
 def image_format(head: bytes) -> str | None:
@@ -171,7 +177,7 @@ def _fetch(path: Path) -> tuple[BytesIO, int, float]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ImageError(f"cannot be fetched: {error.strerror or error}") from error
+        raise UnclearError(f"cannot be fetched: {error.strerror or error}") from error
     return BytesIO(content), len(content), modified(info)
 
 
@@ -267,6 +273,14 @@ def _to_gray(image: Image.Image) -> NDArray[np.uint8]:
         filled = np.nan_to_num(values[band].astype(np.float64), nan=low, posinf=high, neginf=low)
         gray[band] = np.rint((filled - bottom) / ((top - bottom) or 1.0) * 255)
     return gray
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether reading failed, which may have nothing to do with the photo."""
+    if isinstance(error, UnidentifiedImageError):
+        return False
+    is_numbered = isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_A_NAME
+    return is_numbered or isinstance(error, FileNotFoundError)
 
 
 def _too_large(pixels: int, limit: int) -> str:

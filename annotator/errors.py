@@ -19,9 +19,17 @@ class ImageError(AnnotatorError):
     """One photo cannot be used. It is skipped, and the run records it as failed with the reason."""
 
 
+class UnclearError(ImageError):
+    """One photo cannot be read, or its decoder dies: its fault, or that of a disk, a mount, a store or a machine."""
+
+
 class WeightsError(AnnotatorError):
     """Weights are missing, damaged, unsafe or of the wrong shape."""
 
 
 class RunError(AnnotatorError):
     """A run directory cannot be read, written or resumed."""
+
+
+class BrokenError(RunError):
+    """What reads or labels photos no longer works. No photo is to blame: those under way are left open."""

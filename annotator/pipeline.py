@@ -16,6 +16,7 @@ from annotator import ledger
 from annotator.blame import blaming
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
+from annotator.engines.photo_folders import PhotoFolders
 from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
 from annotator.finished import Finished
@@ -192,6 +193,8 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     if not config.overwrite and is_run(job.directory):
         check(job)
         lengthen(job.directory, job.manifest.image_root, job.between)
+    folders = PhotoFolders()
+    folders.remember(job.source.root)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         left = OpenPhotos(job.directory, writer.finished, writer.rewrite)
@@ -212,6 +215,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
         if not stopped():
+            folders.check(job.source.root)  # a search finds nothing more in a folder that is gone
             job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()

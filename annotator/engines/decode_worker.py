@@ -1,8 +1,8 @@
 """A process that decodes photos for another one, over its standard input and output.
 
-A request is a pickled (path, working_side, max_pixels); the answer a pickled photo without its pixels, or a
-reason, and then the pixels raw. End of input ends the process, so workers never outlive the program they
-serve, however that ends.
+A request is a pickled (path, working_side, max_pixels). A byte says that it was taken: of what comes later the photo
+is suspected, of what comes before it is not. The answer is a pickled photo without its pixels, or the error, and then
+the pixels raw. End of input ends the process, so workers never outlive the program they serve, however that ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from annotator.errors import ImageError
 from annotator.images import Photo, decode
 
+TAKEN = b"t"
 NO_PIXELS = np.zeros((0, 0, 3), dtype=np.uint8)
 
 
@@ -27,10 +28,12 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             path, working_side, max_pixels = pickle.load(requests)
         except EOFError:
             return
+        answers.write(TAKEN)
+        answers.flush()
         try:
             photo = decode(path, working_side=working_side, max_pixels=max_pixels)
         except ImageError as error:
-            pickle.dump(str(error), answers)
+            pickle.dump(error.with_traceback(None), answers)
         else:
             pixels = np.ascontiguousarray(photo.pixels)
             pickle.dump((dataclasses.replace(photo, pixels=NO_PIXELS), pixels.shape), answers)
@@ -39,10 +42,10 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def receive(answers: IO[bytes]) -> Photo:
-    """Reads one answer; raises ImageError where it is a reason, EOFError where the process is gone."""
+    """Reads one answer; raises it where it is an ImageError, and EOFError where the process is gone."""
     answer = pickle.load(answers)
-    if isinstance(answer, str):
-        raise ImageError(answer)
+    if isinstance(answer, ImageError):
+        raise answer
     photo, shape = answer
     pixels = np.empty(shape, dtype=np.uint8)
     view = pixels.data.cast("B")
