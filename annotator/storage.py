@@ -19,7 +19,6 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from annotator.errors import AnnotatorError, ConfigError
-from annotator.files import move as move_file
 from annotator.files import replacing
 
 PAGE_KEYS = 1000
@@ -108,25 +107,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def move(written: Path, final: Path) -> None:
-    """A whole file to its place, in the same file system or store, over what is there."""
-    if is_remote(written):
-        write_bytes(final, read_bytes(written))
-        delete(written)
-    else:
-        move_file(written, final, durable=True)
-
-
-def create(path: Path, content: bytes) -> bool:
-    """In a store: writes a file that is not there yet, or says that it is; of many who try at once one succeeds."""
-    try:
-        with asking(path) as (files, name):
-            files.pipe_file(name, content, mode="create")
-    except FileExistsError:
-        return False
-    return True
-
-
 def delete(path: Path) -> None:
     """Also where it is gone already."""
     if not is_remote(path):
@@ -155,8 +135,11 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def _walk_store(files: Any, name: str) -> Iterator[str]:
-    protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
-    return _walk_pages(files, name) if "s3" in protocols else _walk_folders(files, name, "")
+    return _walk_pages(files, name) if is_s3(files) else _walk_folders(files, name, "")
+
+
+def is_s3(files: Any) -> bool:
+    return "s3" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
 
 
 def _walk_pages(files: Any, name: str) -> Iterator[str]:
@@ -240,5 +223,5 @@ def _local_file(name: str, status: os.stat_result) -> StoredFile:
 
 
 def _remote_file(info: dict[str, Any]) -> StoredFile:
-    stamp = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
+    stamp = info.get("ETag") or info.get("etag") or modified(info)
     return StoredFile(info["name"].rstrip("/").rsplit("/", 1)[-1], int(info["size"] or 0), str(stamp))
