@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from helpers_runs import manifest
+from helpers_writers import PHOTOS, TAKEN_OVER, paths, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,7 @@ from annotator.summary import summarise
 
 pytest.importorskip("upath", reason="pip install 'annotate[remote]'")
 
-PHOTOS = [f"{number:02d}.jpg" for number in range(24)]
 FOLDERS = itertools.count()
-TAKEN_OVER = "another one has taken the run over"
 
 
 def new_place() -> Path:
@@ -49,16 +48,6 @@ def age(file: Path, seconds: float = locks.FRESH_SECONDS + 1) -> None:
     """As if a file in memory had been written so long ago."""
     files, name = storage.store(file)
     files.store[name].created -= timedelta(seconds=seconds)
-
-
-def photo(name: str, mark: int = 1, *, fails: bool = False) -> ImageRecord:
-    if fails:
-        return ImageRecord(name, "failed", width=2, height=mark, error="truncated")
-    return ImageRecord(name, "ok", width=2, height=mark)
-
-
-def paths(directory: Path) -> list[str]:
-    return [each.path for each in open_run(directory)]
 
 
 class Writer:
