@@ -123,7 +123,7 @@ def make_ledger(directory: Path, names: Sequence[str], *, open_labels: bool) -> 
     files = list(storage.each(storage.describe, parts))  # before they are read: a part written meanwhile must differ
     tables = list(read_all(parts, [*_FINISHED, *(name for name in COUNTED if name not in _FINISHED)]))
     covered = [
-        Covered(*file, rows.num_rows, pc.sum(pc.equal(rows["status"], "failed")).as_py(), *_span(rows))
+        Covered(*file, rows.num_rows, pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0, *_span(rows))
         for file, rows in zip(files, tables, strict=True)
     ]
     whole = pa.concat_tables(tables)
@@ -198,4 +198,4 @@ def _digests(rows: pa.Table, only_ok: bool = False) -> Digests:
 
 
 def _span(rows: pa.Table) -> tuple[str, str]:
-    return rows["path"][0].as_py(), rows["path"][-1].as_py()
+    return (rows["path"][0].as_py(), rows["path"][-1].as_py()) if rows.num_rows else ("", "")

@@ -13,18 +13,17 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
-from annotator import storage
+from annotator import conditional, storage
 from annotator.errors import RunError
 
 FRESH_SECONDS = 120.0
 """A lock in a store whose holder was silent for longer is taken over."""
 BEAT_SECONDS = 30.0
-SETTLE_SECONDS = 1.0
-"""After a takeover: time for others who take over at the same moment to show up."""
+"""How often its holder renews it."""
 LOCK_TRIES = 5
 TRY_SECONDS = 0.02
 """Between them: `refuse_held` of another process holds a file for less than that, to ask whether it is locked."""
@@ -32,15 +31,21 @@ TRY_SECONDS = 0.02
 NAME = "run.lock"
 LONGEST = 64
 """Bytes of what a lock file says."""
+LONGEST_STORED = 1000
+"""The same of a lock in a store."""
 _SAYS = re.compile(rb"(pid \d+)?")
 
 
 class Lock(Protocol):
+    @property
+    def token(self) -> str:
+        """Of this taking, in a store; "" in a folder."""
+
     def sign(self) -> None:
         """Says who holds the lock, for others to read. Until then nothing in the folder was changed."""
 
-    def check(self) -> None:
-        """Raises `RunError` when another process has taken over."""
+    def check(self, *, closely: bool = False) -> None:
+        """Raises `RunError` when another process has taken over. closely: by looking at the lock itself."""
 
     def release(self) -> None: ...
 
@@ -53,7 +58,7 @@ def acquire(directory: Path) -> Lock:
 def refuse_held(directory: Path) -> None:
     """Raises `RunError` where `acquire` would, as another process holds the lock. Makes and keeps none."""
     if storage.is_remote(directory):
-        _refuse_fresh(directory, _read(directory))
+        _refuse_fresh(directory)
         return
     try:
         handle = _open(directory / NAME)  # which complains of a file that cannot be written, too
@@ -83,6 +88,8 @@ def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
 class _FileLock:
     """Held by the open file, so it goes with the process however that ends."""
 
+    token = ""
+
     def __init__(self, directory: Path) -> None:
         self._handle = _open(directory / NAME, os.O_CREAT)
         for _ in range(LOCK_TRIES):
@@ -98,7 +105,7 @@ class _FileLock:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"pid {os.getpid()}".encode(), 0)
 
-    def check(self) -> None:
+    def check(self, *, closely: bool = False) -> None:
         pass
 
     def release(self) -> None:
@@ -135,76 +142,119 @@ def _held(directory: Path, handle: int) -> RunError:
 
 
 class _StoreLock:
-    """An object that names its holder and the time of its last sign of life; a thread renews it."""
+    """An object that names its holder, who writes it again and again; the store's time tells how long ago it was.
+
+    It keeps processes from doing the same work, and no more: a process that was stopped for minutes cannot know what
+    happened meanwhile. That such a one harms nothing is what `annotator.conditional` is for.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._object = directory / NAME
-        self._token = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
+        self._beats = 0
         self._lost = False
         self._released = threading.Event()
-        if not self._create():
-            _refuse_fresh(directory, _read(directory))
-            storage.delete(self._object)
-            created = self._create()
-            time.sleep(SETTLE_SECONDS)
-            if not created or not self._is_mine():
-                _refuse_fresh(directory, _read(directory))
-                raise RunError(f"{directory}: another process took this run over just now; choose another --out")
-        threading.Thread(target=self._beat, name="run lock", daemon=True).start()
+        self._take()
+        self._beaten = time.monotonic()
+        self._heart = threading.Thread(target=self._keep_alive, name="run lock", daemon=True)
+        self._heart.start()
 
     def sign(self) -> None:
         pass  # it was made with its holder's name in it
 
-    def check(self) -> None:
+    def check(self, *, closely: bool = False) -> None:
+        if closely or time.monotonic() - self._beaten > 2 * BEAT_SECONDS:
+            self._lost = self._lost or not self._is_mine()
         if self._lost:
             raise RunError(
                 f"{self._directory}: this process was silent for {FRESH_SECONDS:.0f} s and another one has taken the "
-                "run over; what was written is safe, the same command goes on when that one has ended"
+                f"run over, or {self._object} was deleted; what was written is safe, the same command goes on when "
+                "that one has ended"
             )
 
     def release(self) -> None:
         self._released.set()
+        self._heart.join()  # a beat under way must not bring the lock back
         if self._is_mine():
             storage.delete(self._object)
 
-    def _create(self) -> bool:
-        return storage.create(self._object, self._content())
+    def _take(self) -> None:
+        if conditional.create(self._object, self._content()):
+            return
+        found = _refuse_fresh(self._directory)
+        if found is None:
+            taken = conditional.create(self._object, self._content())
+        else:
+            taken = conditional.replace(self._object, self._content(), found.stamp)
+        if taken is None:
+            raise RunError(f"{self._directory}: another process took this run over just now; choose another --out")
 
     def _content(self) -> bytes:
+        """beats: makes each differ from the one before, and so its stamp."""
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
-        return json.dumps({"holder": holder, "token": self._token, "time": time.time()}).encode()
+        return json.dumps({"holder": holder, "token": self.token, "beats": self._beats}).encode()
 
     def _is_mine(self) -> bool:
         found = _read(self._directory)
-        return found is not None and found.get("token") == self._token
+        return found is not None and found.token == self.token
+
+    def _keep_alive(self) -> None:
+        while not self._lost and not self._released.wait(BEAT_SECONDS):
+            with suppress(Exception):  # the store may be back at the next beat
+                self._beat()
 
     def _beat(self) -> None:
-        beaten = time.monotonic()
-        while not self._released.wait(BEAT_SECONDS):
-            try:
-                if not self._is_mine():
-                    self._lost = True
-                    return
-                storage.write_bytes(self._object, self._content())
-                beaten = time.monotonic()
-            except Exception:  # the store may be back at the next beat
-                self._lost = time.monotonic() - beaten > FRESH_SECONDS
+        """Only over what was just read: what another process wrote since then is left alone, and read next time."""
+        self._beats += 1
+        found = _read(self._directory)
+        if found is None or found.token != self.token:
+            self._lost = True
+        elif conditional.replace(self._object, self._content(), found.stamp):
+            self._beaten = time.monotonic()
 
 
-def _read(directory: Path) -> dict[str, Any] | None:
-    """What a store's lock says; None where there is none."""
+class _Found(NamedTuple):
+    """A lock in a store. stamp: as `storage.describe` says."""
+
+    holder: str
+    token: str
+    stamp: str
+
+
+def _read(directory: Path) -> _Found | None:
+    """None where there is none. Raises `RunError` for an object that no version of this tool wrote."""
+    file = directory / NAME
     try:
-        return dict(json.loads(storage.read_bytes(directory / NAME)))
-    except (FileNotFoundError, ValueError, TypeError):
+        described = storage.describe(file)
+        content = storage.read_bytes(file) if described.size <= LONGEST_STORED else b""
+    except FileNotFoundError:
         return None
+    try:
+        said = json.loads(content)
+        holder, token = said["holder"], said["token"]
+        if not (isinstance(holder, str) and isinstance(token, str)):
+            raise TypeError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise RunError(
+            f"{file}: expected the lock of a run, but found something else ({described.size} bytes); delete it once no "
+            f"process writes to {directory}"
+        ) from None
+    return _Found(" ".join(holder.split()), token, described.stamp)
 
 
-def _refuse_fresh(directory: Path, found: dict[str, Any] | None) -> None:
-    found = found or {"time": 0.0}
-    silent = time.time() - found["time"]
+def _refuse_fresh(directory: Path) -> _Found | None:
+    """The lock of a holder who is silent; None where there is none."""
+    found = _read(directory)
+    if found is None:
+        return None
+    try:
+        silent = conditional.seconds_since_written(directory / NAME)
+    except FileNotFoundError:  # released meanwhile
+        return None
     if silent < FRESH_SECONDS:
         raise RunError(
-            f"{directory}: another process ({found.get('holder')}) is writing this run; wait for it (where "
-            f"it was killed, {max(FRESH_SECONDS - silent, 1):.0f} s) or choose another --out"
+            f"{directory}: another process ({found.holder}) is writing this run; wait for it or choose another --out "
+            f"(where it was killed, wait {max(FRESH_SECONDS - silent, 1):.0f} s, or delete {directory / NAME})"
         )
+    return found

@@ -2,7 +2,7 @@
 
 Every file with paths is first written again beside the old one. Then run.json says that the new ones hold
 (`MOVING`), and they take the places of the old ones. A process killed before that has changed nothing, and what
-one leaves undone that is killed later, the next command does.
+one leaves undone that is killed later, the next command does. In a store the new parts are of a new generation.
 """
 
 from __future__ import annotations
@@ -15,9 +15,19 @@ import pyarrow.compute as pc
 
 from annotator import corrections, ledger, storage
 from annotator.errors import RunError
+from annotator.files import move
 from annotator.locks import acquire
 from annotator.manifest import MOVING, Manifest
-from annotator.parts import part_files, parts_folder, read_columns, write_table
+from annotator.parts import (
+    begin_generation,
+    current_generation,
+    part_files,
+    part_number,
+    part_path,
+    parts_folder,
+    read_columns,
+    write_table,
+)
 from annotator.record import ROW
 
 NEW = ".moved"
@@ -47,24 +57,35 @@ def lengthen(directory: Path, root: str, between: str) -> None:
 def _write_beside(directory: Path, between: str) -> None:
     for left in _written(directory):
         storage.delete(left)
+    generation = current_generation(directory) + 1
     for part in part_files(directory):
-        write_table(_new(part), _longer(read_columns(part, ROW.names), between))
+        is_remote = storage.is_remote(part)
+        new = part_path(directory, part_number(part.name), generation) if is_remote else _beside(part)
+        write_table(new, _longer(read_columns(part, ROW.names), between))
     for pull in corrections.files(directory):
-        storage.write_bytes(_new(pull), corrections.written(_longer(corrections.read(pull), between)))
+        storage.write_bytes(_beside(pull), corrections.written(_longer(corrections.read(pull), between)))
 
 
 def _take_places(directory: Path) -> None:
     ledger.remove_ledgers(directory)
-    for new in _written(directory):
-        storage.move(new, new.with_name(new.name.removesuffix(NEW)))
+    if not storage.is_remote(directory):
+        for new in _written(directory):
+            move(new, new.with_name(new.name.removesuffix(NEW)), durable=True)
+    elif _written(directory):
+        old = part_files(directory)
+        begin_generation(directory)
+        for part in old:
+            storage.delete(part)
 
 
 def _written(directory: Path) -> list[Path]:
+    if storage.is_remote(directory):
+        return part_files(directory, current_generation(directory) + 1)
     folders = (parts_folder(directory), corrections.folder_of(directory))
     return [folder / file.name for folder in folders for file in storage.list_files(folder) if file.name.endswith(NEW)]
 
 
-def _new(file: Path) -> Path:
+def _beside(file: Path) -> Path:
     return file.with_name(file.name + NEW)
 
 

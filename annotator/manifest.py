@@ -45,10 +45,13 @@ class Manifest:
         """Whether the labeler named the classes itself, in free text."""
         return self.vocabulary is None
 
-    def save(self, directory: Path) -> None:
+    def encoded(self) -> bytes:
         content = asdict(self)
         content[DIGEST] = _digest(content)
-        write_atomically(directory / "run.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        return f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode()
+
+    def save(self, directory: Path) -> None:
+        storage.write_bytes(directory / "run.json", self.encoded())
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:

@@ -1,5 +1,14 @@
 """The parts of a run: Parquet files of up to some hundred rows, sorted by path, which appear whole or not at all.
 
+In a store a number is given once (`take_number`): writers that do not know of each other cannot overwrite each other's
+parts, and one that finds a number taken reads what was written meanwhile. So a part that gives up its rows stays there,
+without any. A run that is started anew gets a generation, a number that grows and stands in the names of its parts:
+parts of before then do not count, however late they come.
+
+    parts/part-000012.parquet       a part of a run that was never started anew, or lies in a folder of this machine
+    parts/part-000012-g3.parquet    one of a run in a store that was started anew three times
+    generations/3                   says so
+
 A part says what is in it: pages have checksums, and in the file's metadata stand its first and last path and a
 digest of every column. What is read is compared with them, and then checked as if a stranger had written it
 (`row_check`).
@@ -10,17 +19,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annotator import storage
+from annotator import conditional, storage
 from annotator.column_digests import BYTES, digests_of
 from annotator.errors import RunError
+from annotator.files import move
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
 from annotator.storage import StoredFile
@@ -29,7 +41,10 @@ from annotator.wording import one_line
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What reading a Parquet file raises that is not what it should be."""
 _SPAN = "span"
-_PART = re.compile(r"part-(\d+)\.parquet")
+_WRITER = "writer"
+_GENERATIONS = "generations"
+_PART = re.compile(r"part-(\d+)(?:-g(\d+))?\.parquet")
+_GENERATION = re.compile(r"[0-9]{1,9}")
 
 
 class DamagedPart(RunError):
@@ -46,42 +61,92 @@ def parts_folder(directory: Path) -> Path:
 
 
 def part_number(name: str) -> int:
-    match = _PART.fullmatch(name)
-    assert match
-    return int(match[1])
+    return _parsed(name)[0]
 
 
-def part_path(directory: Path, number: int) -> Path:
-    return parts_folder(directory) / f"part-{number:06d}.parquet"
+def part_path(directory: Path, number: int, generation: int = 0) -> Path:
+    suffix = f"-g{generation}" if generation else ""
+    return parts_folder(directory) / f"part-{number:06d}{suffix}.parquet"
 
 
-def list_parts(directory: Path) -> list[StoredFile]:
-    """Closed parts in the order of their numbers."""
-    files = storage.list_files(parts_folder(directory))
-    return sorted((file for file in files if _PART.fullmatch(file.name)), key=lambda file: part_number(file.name))
+def list_parts(directory: Path, generation: int | None = None) -> list[StoredFile]:
+    """Closed parts in the order of their numbers; those that count, or those of another generation."""
+    generation = current_generation(directory) if generation is None else generation
+    files = {file: _parsed(file.name) for file in _listed(directory)}
+    return sorted((file for file, (_, its) in files.items() if its == generation), key=lambda file: files[file])
 
 
-def part_files(directory: Path) -> list[Path]:
+def part_files(directory: Path, generation: int | None = None) -> list[Path]:
     """The same as paths."""
     folder = parts_folder(directory)
-    return [folder / file.name for file in list_parts(directory)]
+    return [folder / file.name for file in list_parts(directory, generation)]
+
+
+def current_generation(directory: Path) -> int:
+    files = storage.list_files(directory / _GENERATIONS)
+    return max((int(file.name) for file in files if _GENERATION.fullmatch(file.name)), default=0)
+
+
+def begin_generation(directory: Path) -> bool:
+    """From here on no part counts that is there or is still to come from another writer. False where another process
+    did this just now."""
+    generation = current_generation(directory) + 1
+    return conditional.create(directory / _GENERATIONS / str(generation), secrets.token_hex(8).encode()) is not None
 
 
 def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> Path:
-    """Writes one closed part. Any process may, without the run's lock, and the same rows again do no harm."""
+    """Writes one closed part where only one process writes, or the same rows again."""
     path = part_path(directory, number)
     write_table(path, to_table(records))
     return path
 
 
+def take_number(part: Path, content: bytes) -> bool:
+    """Writes a new part; False where the number is taken, which only happens in a store."""
+    if storage.is_remote(part):
+        return conditional.create(part, content) is not None
+    storage.write_bytes(part, content)
+    return True
+
+
 def write_table(path: Path, table: pa.Table) -> None:
-    """The same of rows that are sorted by path already; they must be one or more."""
-    first, last = table["path"][0].as_py(), table["path"][-1].as_py()
+    """Writes rows that are sorted by path already."""
+    storage.write_bytes(path, encoded(table))
+
+
+def encoded(table: pa.Table, writer: str = "") -> bytes:
+    """What a part of these rows is; they are sorted by path already.
+
+    writer: its token, with which no other writer's part is the same.
+    """
+    first, last = (table["path"][row].as_py() if table.num_rows else "" for row in (0, -1))
     digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last)})
-    metadata = {"first_path": first, "last_path": last, "digests": digests}
+    metadata = {"first_path": first, "last_path": last, "digests": digests, **({_WRITER: writer} if writer else {})}
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(path, content.getvalue().to_pybytes())
+    return content.getvalue().to_pybytes()
+
+
+def without(content: bytes, paths: Collection[str]) -> bytes:
+    """A part without the rows of some photos; empty where none is left."""
+    table = pq.read_table(pa.BufferReader(content))
+    left = table.filter(pc.invert(pc.is_in(table["path"], pa.array(list(paths), pa.string()))))
+    writer = (table.schema.metadata or {}).get(_WRITER.encode(), b"").decode()
+    return encoded(left, writer) if left.num_rows else b""
+
+
+def rewrite(part: Path, stamp: str, table: pa.Table) -> bool:
+    """Writes other rows over a part; without any it goes, or in a store stays empty.
+
+    stamp: of the part that was read. False where it was written again since then, which is noticed in a store.
+    """
+    if storage.is_remote(part):
+        return conditional.replace(part, encoded(table), stamp) is not None
+    if table.num_rows:
+        write_table(part, table)
+    else:
+        storage.delete(part)
+    return True
 
 
 def read_columns(part: Path, columns: list[str]) -> pa.Table:
@@ -120,7 +185,12 @@ def damage(part: Path) -> str:
 def set_aside(part: Path) -> Path:
     """Where it is no longer a part of the run, but can still be looked at."""
     target = part.with_name(f"{part.name}.damaged")
-    storage.move(part, target)
+    if storage.is_remote(part):
+        stamp = storage.describe(part).stamp
+        storage.write_bytes(target, storage.read_bytes(part))
+        rewrite(part, stamp, ROW.empty_table())
+    else:
+        move(part, target, durable=True)
     return target
 
 
@@ -137,6 +207,18 @@ def span(part: Path) -> tuple[str, str]:
         if told is not None and told[_SPAN] != _digest_of_span(first, last):
             raise ValueError("its first and last path are not what was written")
     return first, last
+
+
+def _listed(directory: Path) -> list[StoredFile]:
+    """Parts of all generations."""
+    return [file for file in storage.list_files(parts_folder(directory)) if _PART.fullmatch(file.name)]
+
+
+def _parsed(name: str) -> tuple[int, int]:
+    """Number and generation of a part."""
+    match = _PART.fullmatch(name)
+    assert match
+    return int(match[1]), int(match[2] or 0)
 
 
 def _told_digests(file: pq.ParquetFile) -> dict[str, str] | None:

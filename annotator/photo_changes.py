@@ -127,9 +127,9 @@ def refuse_all_changed(run: RunReader) -> None:
 
 
 class Rewrites(Protocol):
-    """Puts these rows in the place of a part's; none of them removes it."""
+    """Puts these rows in the place of a part's, which had this stamp when it was read."""
 
-    def __call__(self, part: Path, rows: pa.Table, /) -> None: ...
+    def __call__(self, part: Path, stamp: str, rows: pa.Table, /) -> None: ...
 
 
 class _Span(NamedTuple):
@@ -207,11 +207,12 @@ class OpenPhotos:
         times = {path: version.mtime for path, (found, version) in said.items() if found == "touched" and version}
         if self._rewrite is None or not (gone or times):
             return
+        stamp = storage.describe(part).stamp
         rows = read_columns(part, ROW.names)
         before = zip(rows["path"].to_pylist(), rows["mtime"].to_pylist(), strict=True)
         mtimes = [times.get(path, mtime) for path, mtime in before]
         rows = rows.set_column(rows.column_names.index("mtime"), ROW.field("mtime"), [pa.array(mtimes, pa.float64())])
-        self._rewrite(part, rows.filter(pc.invert(pc.is_in(rows["path"], pa.array(gone, pa.string())))))
+        self._rewrite(part, stamp, rows.filter(pc.invert(pc.is_in(rows["path"], pa.array(gone, pa.string())))))
 
     def _rows(self, paths: Iterable[str]) -> Iterator[tuple[Path, list[ImageRecord]]]:
         """The rows of these photos by part, without their masks."""

@@ -25,18 +25,32 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from annotator import ledger, storage
+from annotator import conditional, ledger, storage
 from annotator.errors import RunError
+from annotator.files import move
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
 from annotator.manifest import MOVING
 from annotator.manifest import Manifest as Manifest
 from annotator.manifest import write_atomically as write_atomically
+from annotator.parts import (
+    begin_generation,
+    current_generation,
+    encoded,
+    part_number,
+    part_path,
+    parts_folder,
+    read_all,
+    rewrite,
+    row_count,
+    span,
+    take_number,
+    without,
+)
 from annotator.parts import part_files as part_files
-from annotator.parts import part_number, part_path, parts_folder, read_all, row_count, span, write_table
 from annotator.parts import read_columns as read_columns
 from annotator.parts import write_part as write_part
-from annotator.record import LABELS, ROW, from_row
+from annotator.record import LABELS, ROW, from_row, to_table
 from annotator.record import ImageRecord as ImageRecord
 from annotator.run_check import cannot_be_written, check_run, refuse_other_config
 from annotator.storage import place
@@ -48,7 +62,9 @@ _log = logging.getLogger(__name__)
 PART_ROWS = 256
 PART_SECONDS = 30.0
 
-_HALF_WRITTEN = re.compile(r"\.(run\.json|mapping\.csv|part-\d+\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp")
+_HALF_WRITTEN = re.compile(
+    r"\.(run\.json|mapping\.csv|part-\d+(-g\d+)?\.parquet|ledger-\d+\.parquet)(\.[0-9a-f-]+)?\.tmp"
+)
 
 
 class RunWriter:
@@ -58,21 +74,24 @@ class RunWriter:
     take out those that are to be written again.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, lock: Lock, stamp: str | None) -> None:
+        """stamp: of the `run.json` that this one replaces."""
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
+        self._stamp = stamp
         self._rows: list[ImageRecord] = []
         self._opened = 0.0
         self._changing_parts = threading.Lock()  # an engine may look for photos in a thread of its own
+        self._others: set[str] = set()
         _remove_leftovers(directory)
+        self._save()
         surveyed = ledger.renew_ledgers(directory, open_labels=manifest.open_labels)
         self._without_ledger = [part.name for part in surveyed.rest]
         covered = [part.name for each in surveyed.ledgers for part in each.parts]
-        self._known = {part_number(name) for name in [*covered, *self._without_ledger]}
-        self._next = max(self._known, default=-1) + 1
+        self._next = max(map(part_number, [*covered, *self._without_ledger]), default=-1) + 1
+        self._generation = current_generation(directory)
         self.finished = finished_paths(directory, surveyed=surveyed)
-        manifest.save(directory)
 
     @classmethod
     def open(
@@ -87,16 +106,17 @@ class RunWriter:
         except OSError as error:
             raise cannot_be_written(directory, error) from None
         try:
-            if not overwrite and storage.exists(directory / "run.json"):
+            stamp = _stamp(directory / "run.json")
+            if stamp is not None and not overwrite:
                 refuse_other_config(directory, manifest)  # another process may have begun it since it was checked
             lock.sign()
             if overwrite:
-                _remove_parts(directory)
+                _start_anew(directory)
             for part, reason, _ in set_damaged_aside(ledger.survey(directory).rest):
                 _log.warning("%s: damaged (%s); set aside, and its photos are labelled again", part, reason)
             if retry_failed:
-                _drop_failed(directory)
-            return cls(directory, manifest, lock)
+                _drop_failed(directory, lock)
+            return cls(directory, manifest, lock, stamp)
         except BaseException:
             lock.release()
             raise
@@ -106,11 +126,6 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def next_part_number(self) -> int:
-        """Higher than that of every part there is."""
-        return self._next
 
     def write(self, record: ImageRecord) -> None:
         if not self._rows:
@@ -123,46 +138,90 @@ class RunWriter:
         """Closes the open part."""
         self._lock.check()
         if self._rows:
-            number = self._next
-            write_part(self.directory, number, self._rows)
+            self._append(encoded(to_table(self._rows), self._lock.token))
             self._rows = []
-            self.adopt(number)
 
-    def adopt(self, number: int) -> None:
-        """Takes in a part that this or another process wrote with `write_part`; once more does no harm."""
-        with self._changing_parts:
-            if number in self._known:
-                return
-            self._known.add(number)
-            self._next = max(self._next, number + 1)
-            self._without_ledger.append(part_path(self.directory, number).name)
-            if len(self._without_ledger) >= ledger.LEDGER_PARTS:
-                names = sorted(self._without_ledger)
-                ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
-                self._without_ledger = []
+    def adopt(self, part: Path) -> None:
+        """Moves a part into the run that another process wrote elsewhere."""
+        self._lock.check()
+        if storage.is_remote(part):
+            self._append(storage.read_bytes(part))
+            storage.delete(part)
+        else:
+            move(part, self._next_part(), durable=True)
+            self._count_part()
 
-    def rewrite(self, part: Path, rows: pa.Table) -> None:
-        """Puts these rows in the place of a part's; none of them removes it. Its ledger does not count any more."""
+    def rewrite(self, part: Path, stamp: str, rows: pa.Table) -> None:
+        """Puts these rows in the place of a part's. Its ledger does not count any more.
+
+        stamp: of the part when it was read.
+        """
         self._lock.check()
         with self._changing_parts:
-            _put(part, rows)
-            if not rows.num_rows and part.name in self._without_ledger:
+            _rewrite(part, stamp, rows, self._lock)
+            if part.name in self._without_ledger and not storage.exists(part):
                 self._without_ledger.remove(part.name)
 
     def drop(self, paths: Collection[str]) -> None:
         """Takes the rows of these photos out of the run."""
         wanted = pa.array(sorted(paths), pa.string())
         for part in part_files(self.directory) if paths else ():
+            stamp = storage.describe(part).stamp
             if pc.any(pc.is_in(read_columns(part, ["path"])["path"], wanted)).as_py():
                 rows = read_columns(part, ROW.names)
-                self.rewrite(part, rows.filter(pc.invert(pc.is_in(rows["path"], wanted))))
+                self.rewrite(part, stamp, rows.filter(pc.invert(pc.is_in(rows["path"], wanted))))
 
     def close(self) -> None:
         try:
             self.flush()
-            self.manifest.save(self.directory)
+            self._save()
         finally:
             self._lock.release()
+
+    def _append(self, content: bytes) -> None:
+        """Writes a part under the next number.
+
+        In a store another writer may have taken it, who was thought dead or thinks so of this one. Whoever comes second
+        leaves out the photos of the first, so that none is in the run twice.
+        """
+        content = without(content, self._others) if self._others else content
+        while content and not take_number(self._next_part(), content):
+            self._lock.check(closely=True)
+            _log.warning("%s: taken in from another process that writes this run", self._next_part())
+            self._others.update(read_columns(self._next_part(), ["path"])["path"].to_pylist())
+            self._count_part()
+            content = without(content, self._others)
+        if content:
+            self._count_part()
+
+    def _next_part(self) -> Path:
+        return part_path(self.directory, self._next, self._generation)
+
+    def _count_part(self) -> None:
+        """The next part is there."""
+        with self._changing_parts:
+            self._without_ledger.append(self._next_part().name)
+            self._next += 1
+            if len(self._without_ledger) >= ledger.LEDGER_PARTS:
+                names = sorted(self._without_ledger)
+                try:
+                    ledger.make_ledger(self.directory, names, open_labels=self.manifest.open_labels)
+                except FileNotFoundError:  # another process started the run anew
+                    self._lock.check(closely=True)
+                    raise
+                self._without_ledger = []
+
+    def _save(self) -> None:
+        """Writes `run.json`; in a store only over the one that this process knows."""
+        path = self.directory / "run.json"
+        if not storage.is_remote(path):
+            self.manifest.save(self.directory)
+            return
+        content, known = self.manifest.encoded(), self._stamp
+        self._stamp = conditional.replace(path, content, known) if known else conditional.create(path, content)
+        if self._stamp is None:
+            self._lock.check(closely=True)
+            raise RunError(f"{path}: another process wrote it just now; give the same command again")
 
 
 class RunReader:
@@ -222,9 +281,10 @@ class RunReader:
             while waiting and (not active or waiting[-1][0] <= active[0][0]):
                 rows: Iterator[ImageRecord] = map(from_row, read_columns(waiting.pop()[1], columns).to_pylist())
                 _push(active, rows, len(waiting))
-            _, part, record, rows = heapq.heappop(active)
-            yield record
-            _push(active, rows, part)
+            if active:  # else the parts had no rows
+                _, part, record, rows = heapq.heappop(active)
+                yield record
+                _push(active, rows, part)
 
 
 def open_run(path: str | Path, images: str | Path | None = None) -> RunReader:
@@ -241,30 +301,40 @@ def _remove_leftovers(directory: Path) -> None:
                     leftover.unlink(missing_ok=True)
 
 
-def _remove_parts(directory: Path) -> None:
+def _stamp(path: Path) -> str | None:
+    """None where there is no such file."""
+    try:
+        return storage.describe(path).stamp
+    except FileNotFoundError:
+        return None
+
+
+def _start_anew(directory: Path) -> None:
     """`run.json` stays until the new one takes its place: a folder without it would not be known as a run."""
     ledger.remove_ledgers(directory)
-    for _ in storage.each(storage.delete, part_files(directory)):
+    parts = part_files(directory)
+    if storage.is_remote(directory) and not begin_generation(directory):
+        raise RunError(f"{directory}: another process started this run anew just now; choose another --out")
+    for _ in storage.each(storage.delete, parts):
         pass
 
 
-def _drop_failed(directory: Path) -> None:
+def _drop_failed(directory: Path, lock: Lock) -> None:
     """Rewrites the parts that hold failures without them, so that these photos are tried again."""
     ledgers, parts = ledger.survey(directory)
     folder = parts_folder(directory)
     parts += [folder / part.name for each in ledgers for part in each.parts if part.failed]
     for part, rows in zip(parts, read_all(parts, ["status"]), strict=True):
         if "failed" in rows["status"].to_pylist():
+            stamp = storage.describe(part).stamp
             table = read_columns(part, ROW.names)
-            _put(part, table.filter(pc.equal(table["status"], "ok")))
+            _rewrite(part, stamp, table.filter(pc.equal(table["status"], "ok")), lock)
 
 
-def _put(part: Path, rows: pa.Table) -> None:
-    """In the place of a part's rows, at once or not at all; none of them removes it."""
-    if rows.num_rows:
-        write_table(part, rows)
-    else:
-        storage.delete(part)
+def _rewrite(part: Path, stamp: str, rows: pa.Table, lock: Lock) -> None:
+    if not rewrite(part, stamp, rows):
+        lock.check(closely=True)
+        raise RunError(f"{part}: another process wrote it just now; give the same command again")
 
 
 def _push(

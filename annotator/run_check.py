@@ -22,7 +22,7 @@ from annotator.parts import parts_folder
 
 WRITTEN = ("parts", "ledger", "todo")
 """Folders in a run that a run writes to."""
-_LEFT_EARLY = re.compile(r"parts|run\.lock|\.run\.json(\.[0-9a-f-]+)?\.tmp")
+_LEFT_EARLY = re.compile(r"parts|run\.lock|\.run\.(json|lock)(\.[0-9a-f-]+)?\.tmp")
 
 
 def check_run(directory: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
@@ -75,11 +75,9 @@ def _refuse_foreign(directory: Path) -> None:
     """A folder must be new, or a run, or hold what a process leaves that was killed before it wrote `run.json`."""
     if storage.exists(directory / "run.json"):
         return
-    if storage.is_remote(directory):
-        foreign = any(name != "run.lock" for name in storage.walk(directory))
-    else:
-        foreign = any(_LEFT_EARLY.fullmatch(path.name) is None for path in directory.rglob("*"))
-    if foreign:
+    is_remote = storage.is_remote(directory)
+    names = storage.walk(directory) if is_remote else (path.name for path in directory.rglob("*"))
+    if any(_LEFT_EARLY.fullmatch(name) is None for name in names):
         raise RunError(f"{directory}: expected an empty or new folder, but it holds other files; choose another --out")
 
 

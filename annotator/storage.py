@@ -21,7 +21,6 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from annotator.errors import AnnotatorError, ConfigError
-from annotator.files import move as move_file
 from annotator.files import replacing
 
 PAGE_KEYS = 1000
@@ -149,31 +148,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def move(written: Path, final: Path) -> None:
-    """A whole file to its place, in the same file system or store, over what is there."""
-    if is_remote(written):
-        write_bytes(final, read_bytes(written))
-        delete(written)
-    else:
-        move_file(written, final, durable=True)
-
-
-def create(path: Path, content: bytes) -> bool:
-    """In a store: writes a file that is not there yet, or says that it is; of many who try at once one succeeds."""
-    tries = 0
-
-    def write(files: Any, name: str) -> None:
-        nonlocal tries
-        tries += 1
-        files.pipe_file(name, content, mode="create")
-
-    try:
-        ask(path, write)
-    except FileExistsError:
-        return tries > 1 and read_bytes(path) == content  # an earlier try came through, and only its answer was lost
-    return True
-
-
 def delete(path: Path) -> None:
     """Also where it is gone already."""
     if not is_remote(path):
@@ -202,11 +176,11 @@ def walk(folder: Path) -> Iterator[str]:
 
 def walk_versions(folder: Path) -> Iterator[tuple[str, Version]]:
     """The same with what the listing says of each, which costs no request more."""
-    yield from _walk_pages(folder) if _is_s3(folder) else _walk_folders(folder, "")
+    yield from _walk_pages(folder) if is_s3(folder) else _walk_folders(folder, "")
 
 
-def _is_s3(folder: Path) -> bool:
-    protocol = store(folder)[0].protocol
+def is_s3(path: Path) -> bool:
+    protocol = store(path)[0].protocol
     return "s3" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
@@ -257,7 +231,7 @@ def versions(root: Path, paths: Iterable[str]) -> Iterator[Version | None]:
     if not is_remote(root):
         yield from (_local_version(f"{root}/{path}") for path in paths)
     else:
-        yield from _versions_by_page(root, paths) if _is_s3(root) else _versions_by_folder(root, paths)
+        yield from _versions_by_page(root, paths) if is_s3(root) else _versions_by_folder(root, paths)
 
 
 def _local_version(file: str) -> Version | None:
@@ -353,5 +327,5 @@ def _version(info: dict[str, Any]) -> Version:
 
 
 def _remote_file(info: dict[str, Any]) -> StoredFile:
-    stamp = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
+    stamp = info.get("ETag") or info.get("etag") or modified(info)
     return StoredFile(info["name"].rstrip("/").rsplit("/", 1)[-1], int(info["size"] or 0), str(stamp))

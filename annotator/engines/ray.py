@@ -80,7 +80,7 @@ def execute(
             python_path=tuple(sys.path),
         )
         if not should_stop():
-            planner = _Planner(todo, chain(few, listing), size, writer.next_part_number, should_stop)
+            planner = _Planner(todo, chain(few, listing), size, should_stop)
             yield from _Driver(cluster, orders, planner, writer, todo, should_stop).records()
     finally:
         remove_todo(writer.directory)
@@ -99,12 +99,10 @@ def _part_size(listing: Listing, placement: Placement) -> tuple[int, list[ImageR
 class _Planner:
     """A thread that plans while parts are labelled, since listing millions of photos takes long."""
 
-    def __init__(
-        self, todo: Todo, refs: Iterable[ImageRef], size: int, first: int, should_stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, todo: Todo, refs: Iterable[ImageRef], size: int, should_stop: Callable[[], bool]) -> None:
         self._ended = threading.Event()
         wanted = takewhile(lambda ref: not (self._ended.is_set() or should_stop()), refs)
-        self._plans = todo.plan(wanted, size, first)
+        self._plans = todo.plan(wanted, size)
         self._error: BaseException | None = None
 
     @contextmanager
@@ -211,9 +209,7 @@ class _Driver:
     def _commit(self, part: int, records: list[ImageRecord]) -> Iterator[ImageRecord]:
         """Moves a part into the run; none was written where there are no records."""
         if records and part not in self._committed:
-            self._writer.flush()  # complains where the run's lock was lost
-            self._todo.commit(part)
-            self._writer.adopt(part)
+            self._writer.adopt(part_path(self._todo.folder, part))  # which complains where the run's lock was lost
             self._committed.add(part)
             yield from records
 

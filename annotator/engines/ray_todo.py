@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from annotator import storage
 from annotator.images import ImageRef
-from annotator.parts import list_parts, part_number, part_path, parts_folder
+from annotator.parts import list_parts, part_number, parts_folder
 
 FIRST_PARTS = 16
 PLAN_PARTS = 256
@@ -41,16 +41,14 @@ class Todo:
     """One session's folder. Only who holds the run's lock may make one."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self.folder = directory / "todo" / secrets.token_hex(8)
         remove_todo(directory)
         if not storage.is_remote(directory):
             parts_folder(self.folder).mkdir(parents=True)
 
-    def plan(self, refs: Iterable[ImageRef], size: int, first: int) -> Iterator[str]:
-        """Divides photos into parts of `size`, numbered from `first` on; gives the name of each plan file when it is
-        there."""
-        rows = _rows(iter(refs), size, first)
+    def plan(self, refs: Iterable[ImageRef], size: int) -> Iterator[str]:
+        """Divides photos into parts of `size`, numbered from 0; gives the name of each plan file when it is there."""
+        rows = _rows(iter(refs), size)
         for number in count():
             if not (chunk := list(islice(rows, min(FIRST_PARTS << min(number, 16), PLAN_PARTS)))):
                 return
@@ -63,10 +61,6 @@ class Todo:
     def written(self) -> list[int]:
         """Numbers of the parts that actors wrote and that are not yet in the run."""
         return [part_number(file.name) for file in list_parts(self.folder)]
-
-    def commit(self, number: int) -> None:
-        """Moves a part into the run."""
-        storage.move(part_path(self.folder, number), part_path(self._directory, number))
 
 
 def remove_todo(directory: Path) -> None:
@@ -90,8 +84,8 @@ def refs_of(row: dict[str, Any], root: Path) -> list[ImageRef]:
     return [ImageRef(root, path, name) for path, name in zip(row["paths"], names, strict=True)]
 
 
-def _rows(refs: Iterator[ImageRef], size: int, first: int) -> Iterator[dict[str, Any]]:
-    for number in count(first):
+def _rows(refs: Iterator[ImageRef], size: int) -> Iterator[dict[str, Any]]:
+    for number in count():
         if not (part := list(islice(refs, size))):
             return
         names = [None if ref.name_on_disk is None else os.fsencode(ref.name_on_disk) for ref in part]

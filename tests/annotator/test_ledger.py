@@ -294,19 +294,19 @@ def test_overwriting_leaves_no_ledger(tmp_path: Path) -> None:
 def test_parts_of_other_processes_are_adopted(tmp_path: Path) -> None:
     rows = records(50)
     parts = halves(rows, 5)
-    with RunWriter.open(tmp_path, manifest()) as writer:
-        first = writer.next_part_number
-        for number, part in enumerate(parts):
-            write_part(tmp_path, first + number, part)
-        for number in (1, 0, 4, 0, 2, 1, 3):  # in the order in which they were finished, and some of them twice
-            writer.adopt(first + number)
-        assert writer.next_part_number == first + 5
-        write_part(tmp_path, first + 4, parts[4])  # a retry that comes late
-        writer.adopt(first + 4)
-        late = ImageRecord("z.jpg", "ok", width=2, height=2)
+    (tmp_path / "todo" / "parts").mkdir(parents=True)
+    written = [write_part(tmp_path / "todo", number, part) for number, part in enumerate(parts)]
+    late = ImageRecord("z.jpg", "ok", width=2, height=2)
+    with RunWriter.open(tmp_path / "run", manifest()) as writer:
+        for number in (1, 0, 4):  # in the order in which they were finished
+            writer.adopt(written[number])
         writer.write(late)
-    assert len(part_files(tmp_path)) == 6
-    assert_says(tmp_path, [*rows, late])
+        writer.flush()
+        for number in (2, 3):
+            writer.adopt(written[number])
+    assert len(part_files(tmp_path / "run")) == 6
+    assert not any(part.exists() for part in written)
+    assert_says(tmp_path / "run", [*rows, late])
 
 
 KILLED = """

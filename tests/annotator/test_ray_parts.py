@@ -18,7 +18,7 @@ from annotator.engines.ray_cluster import Cluster, Placement, Resources, place
 from annotator.engines.ray_todo import Todo, read_plan, refs_of, remove_todo
 from annotator.errors import ConfigError
 from annotator.images import ImageRef
-from annotator.parts import write_part
+from annotator.parts import part_path, write_part
 from annotator.run import ImageRecord, RunWriter
 
 CPUS: list[Resources] = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 2.0}]
@@ -120,10 +120,10 @@ def test_a_plan_comes_back_as_it_went(tmp_path: Path) -> None:
     refs = [ImageRef(tmp_path, f"{number:03d}.jpg") for number in range(700)]
     refs[5] = ImageRef(tmp_path, r"caf\xe9.jpg", os.fsdecode(b"caf\xe9.jpg"))
     todo = Todo(tmp_path)
-    names = list(todo.plan(iter(refs), 2, 40))
+    names = list(todo.plan(iter(refs), 2))
     parts = [row for name in names for row in read_plan(todo.folder / name)]
     assert len(names) == 5  # of 16, 32, 64, 128 and the last 110 parts
-    assert [part["part"] for part in parts] == list(range(40, 390))
+    assert [part["part"] for part in parts] == list(range(350))
     assert [ref for part in parts for ref in refs_of(part, tmp_path)] == refs
 
 
@@ -138,8 +138,7 @@ def test_an_actor_that_outlived_its_driver_cannot_touch_the_run(tmp_path: Path) 
             write_part(old.folder, 4, [record])
         write_part(new.folder, 0, [record])
         assert new.written() == [0]
-        new.commit(0)
-        writer.adopt(0)
+        writer.adopt(part_path(new.folder, 0))
         assert new.written() == []
     assert rows(tmp_path) == [record]
     remove_todo(tmp_path)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers_processes import wait_until
 from helpers_runs import PLUGINS, VOCAB, environment, manifest, python, rows, write_photos
 from reference.open_runs import Labelled, Table, image_of, write_run
 
-from annotator import locks, open_run, pipeline, storage
+from annotator import open_run, pipeline, storage
 from annotator.cli import app
 from annotator.config import RunConfig
 from annotator.errors import ConfigError, ImageError, RunError
@@ -60,7 +55,6 @@ TREE = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PAGE_KEYS", 3)
-    monkeypatch.setattr(locks, "SETTLE_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -232,79 +226,6 @@ def test_a_place_that_holds_other_things_is_refused(s3: Any, bucket: str, photos
     assert len(keys(s3, bucket)) == 22
     with pytest.raises(RunError, match="no run here"):
         open_run(url)
-
-
-def test_one_writer_at_a_time(s3: Any, bucket: str) -> None:
-    out = place(f"s3://{bucket}/run")
-    holder = rf"another process \(pid {os.getpid()} on .*\) is writing this run; wait"
-    with RunWriter.open(out, manifest()), pytest.raises(RunError, match=holder):
-        RunWriter.open(out, manifest())
-    RunWriter.open(out, manifest()).close()  # the lock is gone with its holder
-
-
-def test_a_silent_holder_is_succeeded_and_notices(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = place(f"s3://{bucket}/run")
-    before = set(threading.enumerate())
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
-    first = RunWriter.open(out, manifest())
-    first.write(ImageRecord("a.jpg", "ok", width=2, height=2))
-    (heart,) = (each for each in threading.enumerate() if each.name == "run lock" and each not in before)
-
-    def lock() -> dict[str, Any]:
-        return json.loads(storage.read_bytes(out / "run.lock"))
-
-    beats: set[float] = set()
-    wait_until(lambda: beats.add(lock()["time"]) or len(beats) == 3)
-    write_bytes, missed = storage.write_bytes, []
-
-    def cut_off(file: Path, data: bytes) -> None:
-        if threading.current_thread() is heart:
-            missed.append(file)
-            raise OSError("the network is down")
-        write_bytes(file, data)
-
-    monkeypatch.setattr(storage, "write_bytes", cut_off)
-    wait_until(lambda: missed)
-    silent = {**lock(), "time": time.time() - locks.FRESH_SECONDS}  # as if it had been so for long
-    storage.write_bytes(out / "run.lock", json.dumps(silent).encode())
-    with RunWriter.open(out, manifest()) as second:
-        assert lock()["token"] != silent["token"]
-        wait_until(lambda: not heart.is_alive())
-        with pytest.raises(RunError, match="another one has taken the run over"):
-            first.close()
-        second.write(ImageRecord("b.jpg", "ok", width=2, height=2))
-        with pytest.raises(RunError, match="is writing this run"):
-            RunWriter.open(out, manifest())  # what the first one left did not free the lock
-    assert [each.path for each in open_run(out)] == ["b.jpg"]
-
-
-def test_of_many_who_take_over_one_gets_it(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them have shown up when the first one has waited long enough."""
-    out = place(f"s3://{bucket}/run")
-    stale = {"holder": "pid 1 on x", "token": "old", "time": time.time() - 1000}
-    storage.write_bytes(out / "run.lock", json.dumps(stale).encode())
-    held, refused, waiting = [], [], []
-
-    def attempt() -> None:
-        try:
-            held.append(locks.acquire(out))
-        except RunError as error:
-            refused.append(str(error))
-
-    def settle(seconds: float) -> None:
-        waiting.append(seconds)
-        wait_until(lambda: len(waiting) + len(refused) >= 4)
-
-    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=settle)
-    monkeypatch.setattr(locks, "time", clock)
-    threads = [threading.Thread(target=attempt) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert (len(held), len(refused)) == (1, 3)
-    held[0].release()
-    assert keys(s3, bucket) == []
 
 
 def said(*arguments: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from helpers_runs import PLUGINS, VOCAB, write_photos
 
-from annotator import open_run, pipeline, storage
+from annotator import conditional, open_run, pipeline, storage
 from annotator.config import RunConfig
 from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ImageError
@@ -35,8 +35,10 @@ FINAL = {
 USES: dict[str, Callable[[Any], object]] = {
     "read": lambda root: storage.read_bytes(root / "a.bin"),
     "write": lambda root: storage.write_bytes(root / "b.bin", b"b"),
-    "create": lambda root: storage.create(root / "c.bin", b"c"),
-    "move": lambda root: storage.move(root / "a.bin", root / "d.bin"),
+    "create": lambda root: conditional.create(root / "c.bin", b"c") is not None,
+    "replace": lambda root: (
+        conditional.replace(root / "a.bin", b"d", storage.describe(root / "a.bin").stamp) is not None
+    ),
     "delete": lambda root: storage.delete(root / "a.bin"),
     "list": lambda root: [file.name for file in storage.list_files(root)],
     "walk": lambda root: list(storage.walk(root)),
@@ -144,8 +146,8 @@ def test_a_file_whose_creation_was_not_confirmed_is_ours_by_its_content(
     """Its answer was lost, so that the second try finds it there."""
     with monkeypatch.context() as patch:
         Moody(patch, PASSING["cut off"], times=1, late=True)
-        assert storage.create(store / "lock", b"mine")
-        assert not storage.create(store / "lock", b"of another")
+        assert conditional.create(store / "lock", b"mine")
+        assert not conditional.create(store / "lock", b"of another")
     assert storage.read_bytes(store / "lock") == b"mine"
 
 

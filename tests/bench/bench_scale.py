@@ -70,7 +70,7 @@ def generate(directory: Path, rows: int) -> None:
                 table = pa.concat_tables([table.slice(0, table.num_rows - 1), broken])
             paths = pa.array([path_of(first + row) for row in range(table.num_rows)])
             write_table(part_path(directory, number), table.set_column(0, "path", paths))
-            writer.adopt(number)
+            writer.adopt(part_path(directory, number))
 
 
 def prefix(directory: Path, rows: int, out: Path) -> None:
