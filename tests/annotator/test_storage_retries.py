@@ -118,7 +118,7 @@ def test_what_does_not_pass_is_asked_once(store: Any, monkeypatch: pytest.Monkey
     assert moody.asked == [("cat_file", "/moody/a.bin")]
 
 
-@pytest.mark.parametrize("use", ["read", "write", "create", "move", "list", "walk", "describe", "exists"])
+@pytest.mark.parametrize("use", ["read", "write", "create", "replace", "list", "walk", "describe", "exists"])
 def test_a_store_that_is_down_for_good_is_an_error_after_six_tries(
     store: Any, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:

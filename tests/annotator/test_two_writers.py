@@ -50,7 +50,7 @@ for line in sys.stdin:
     try:
         if what == "open":
             writer = RunWriter.open(place(sys.argv[1]), manifest())
-            left = writer.finished.left_of([photo(name) for name in PHOTOS])
+            left = iter([photo(name) for name in PHOTOS if name not in writer.finished])
         elif what == "close":
             for record in left:
                 writer.write(record)
