@@ -68,6 +68,10 @@ class Finished:
     def __contains__(self, path: str) -> bool:
         return bool(self.among([path])[0])
 
+    def has(self, path: str, size: int, mtime: float) -> bool:
+        """Whether the photo has a row that was made from this very file."""
+        return bool(self.holds(digests_of([path], np.array([size]), np.array([mtime])))[0])
+
     def among(self, paths: Sequence[str]) -> Bools:
         """For each path whether it has a row, with a chance to err of 64 bits; a thousand at once take a sixth of the
         time of asking each."""

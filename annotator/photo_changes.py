@@ -31,6 +31,7 @@ from annotator.record import ROW, ImageRecord, from_row
 from annotator.run import RunReader
 from annotator.spelling import option
 from annotator.storage import Version
+from annotator.verify import undamaged
 from annotator.wording import have, one_line
 
 ASKED_AT_ONCE = 1024
@@ -229,8 +230,9 @@ class OpenPhotos:
 
 
 def _spans(directory: Path) -> list[_Span]:
-    """Between which paths each part's are."""
+    """Between which paths each part's are; a run sets damaged parts aside before it looks for photos."""
     ledgers, rest = ledger.survey(directory)
+    rest = undamaged(rest)
     folder = parts_folder(directory)
     spans = [_Span(part.first, part.last, folder / part.name) for each in ledgers for part in each.parts]
     return spans + [_Span(*ends, part) for ends, part in zip(storage.each(span, rest), rest, strict=True)]

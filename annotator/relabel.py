@@ -7,6 +7,7 @@ comes from, and beside its parts lies `mapping.csv`: what became of every segmen
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -70,6 +71,7 @@ def relabel(
     assign = assigner(by, run, vocabulary, networks)  # loads the networks, which the manifest then names
     manifest = _manifest(run, vocabulary, by, limit, networks)
     segments = kept = 0
+    counts: Counter[str] = Counter()
     with blaming(out), RunWriter.open(out, manifest, overwrite=overwrite) as writer, _mapping(out) as write_row:
         manifest.state = "interrupted"
         changed = Changed()
@@ -85,10 +87,11 @@ def relabel(
                 write_row((record.path, index, segment.label, name, similarity, int(classes[index] != NOTHING)))
             segments += len(classes)
             kept += int((classes != NOTHING).sum())
-            if record.path not in writer.finished or record.path in stale:
+            counts[record.status] += 1
+            if record.path in stale or not writer.finished.has(record.path, record.bytes, record.mtime):
                 writer.write(_relabelled(record, classes, vocabulary))
-        manifest.state = "complete" if run.manifest.state == "complete" else "partial"
-        manifest.counts = dict(run.manifest.counts)
+        manifest.state = "complete" if run.manifest.state == "complete" and not changed.count else "partial"
+        manifest.counts = {"photos": counts.total(), "ok": counts["ok"], "failed": counts["failed"]}
     return Relabelled(RunReader(out), segments, kept, changed)
 
 

@@ -498,6 +498,20 @@ def test_a_store_without_pages_is_asked_a_folder_at_a_time(project: Path) -> Non
     fsspec.filesystem("memory").rm("/stale", recursive=True)
 
 
+def test_a_part_that_is_damaged_besides_is_no_matter(project: Path) -> None:
+    """Its photos are open again, changed or not, and a dry run says the same."""
+    damaged = part_files(project / "run")[-1]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    larger(photo(project, 1))
+    larger(photo(project, 13))
+    assert "would label 3 of 14 photos (11 finished)" in label(project, "--dry-run").output
+    label(project)
+    assert len(by_path(project)) == 14
+    assert by_path(project)["2/13.bmp"].bytes == photo(project, 13).stat().st_size
+
+
 def test_a_dry_look_changes_nothing(project: Path) -> None:
     larger(photo(project, 3))
     touch(photo(project, 5))

@@ -228,6 +228,8 @@ def test_a_photo_that_has_changed_is_left_out(origin: RunReader, networks: Netwo
     files["a.jpg"].write_bytes(b"another")
     less = relabel(origin, PETS, "tt", tmp_path / "new", networks)
     assert [row.path for row in less.run] == ["b.jpg", "c.jpg", "sub/d.jpg"]
+    assert less.run.manifest.state == "partial"
+    assert less.run.manifest.counts == {"photos": 3, "ok": 2, "failed": 1}
     assert less.changed.notes() == [
         "1 photo has changed since it was labelled: 'a.jpg'; `annotate run` labels it again"
     ]

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotator.errors import RunError
-from annotator.parts import damage, part_path, read_columns, span, write_part, write_table
+from annotator.parts import DamagedPart, damage, part_path, read_columns, span, write_part, write_table
 from annotator.prediction import Prediction, Segment
 from annotator.record import LABELS, ROW, ImageRecord, from_row, to_table
-from annotator.row_check import MOST_PIXELS, refuse_nonsense
+from annotator.row_check import MOST_PIXELS, YOUNGER, refuse_nonsense
 from annotator.run_lengths import run_lengths, totals
 
 HEIGHT, WIDTH = 7, 9
@@ -116,7 +116,7 @@ def test_the_rows_as_they_were_are_fine(part: Path) -> None:
     assert read_columns(part, EVERYTHING).num_rows == 3
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if name != "history"])
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if name not in YOUNGER])
 def test_a_column_that_is_not_there_or_of_another_type(part: Path, name: str) -> None:
     table = to_table(RECORDS)
     place = EVERYTHING.index(name)
@@ -183,6 +183,16 @@ def test_a_part_that_the_system_does_not_give_is_not_damaged(part: Path) -> None
     part.unlink()
     with pytest.raises(RunError, match=r"part-000000\.parquet: cannot be read \(.*No such file.*; keep it"):
         damage(part)
+
+
+@pytest.mark.parametrize("name", ["history", "checksum"])
+def test_a_younger_column_that_was_written_does_not_go_missing(part: Path, name: str) -> None:
+    """As where its name is damaged."""
+    table = pq.read_table(part)
+    renamed = table.rename_columns([f"{each}x" if each == name else each for each in table.column_names])
+    pq.write_table(renamed.replace_schema_metadata(table.schema.metadata), part)
+    with pytest.raises(DamagedPart, match=f"{name}: not what was written"):
+        read_columns(part, EVERYTHING)
 
 
 def test_parts_of_older_versions_are_read_as_before(part: Path) -> None:
