@@ -1,12 +1,13 @@
 """Lets all paths of a run begin with some folders more, since its photos are now named from a folder above.
 
-Every file with paths is first written again beside the old one. Then run.json says that the new ones hold
-(`MOVING`), and they take the places of the old ones. A process killed before that has changed nothing, and what
-one leaves undone that is killed later, the next command does. In a store the new parts are of a new generation.
+Every file with paths is first written again in the folder `moved`. Then run.json says that these hold (`MOVING`), and
+they take the places of the old ones; in a store the parts are of a new generation. A process killed before that has
+changed nothing, and what one leaves undone that is killed later, the next command does.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,22 +16,21 @@ import pyarrow.compute as pc
 
 from annotator import corrections, ledger, storage
 from annotator.errors import RunError
-from annotator.files import move
+from annotator.files import move, refuse_leading_out
 from annotator.locks import acquire
 from annotator.manifest import MOVING, Manifest
 from annotator.parts import (
-    begin_generation,
-    current_generation,
+    encoded,
+    outdated_parts,
     part_files,
     part_number,
     part_path,
     parts_folder,
     read_columns,
-    write_table,
 )
 from annotator.record import ROW
 
-NEW = ".moved"
+FOLDER = "moved"
 
 
 def lengthen(directory: Path, root: str, between: str) -> None:
@@ -43,12 +43,13 @@ def lengthen(directory: Path, root: str, between: str) -> None:
         found = Manifest.load(directory)
         if found.state != MOVING and found.image_root == f"{root.rstrip('/')}/{between}":
             _write_beside(directory, between)
-            found = replace(found, state=MOVING, image_root=root)
+            generation = found.generation + storage.is_remote(directory)
+            found = replace(found, state=MOVING, image_root=root, generation=generation)
             found.save(directory)
         if found.image_root != root:
             raise RunError(f"{directory}: another process has changed where this run's photos are; try again")
         if found.state == MOVING:
-            _take_places(directory)
+            _take_places(directory, found.generation)
             replace(found, state="interrupted").save(directory)
     finally:
         lock.release()
@@ -57,36 +58,36 @@ def lengthen(directory: Path, root: str, between: str) -> None:
 def _write_beside(directory: Path, between: str) -> None:
     for left in _written(directory):
         storage.delete(left)
-    generation = current_generation(directory) + 1
-    for part in part_files(directory):
-        is_remote = storage.is_remote(part)
-        new = part_path(directory, part_number(part.name), generation) if is_remote else _beside(part)
-        write_table(new, _longer(read_columns(part, ROW.names), between))
-    for pull in corrections.files(directory):
-        storage.write_bytes(_beside(pull), corrections.written(_longer(corrections.read(pull), between)))
-
-
-def _take_places(directory: Path) -> None:
-    ledger.remove_ledgers(directory)
+    beside = directory / FOLDER
     if not storage.is_remote(directory):
-        for new in _written(directory):
-            move(new, new.with_name(new.name.removesuffix(NEW)), durable=True)
-    elif _written(directory):
-        old = part_files(directory)
-        begin_generation(directory)
-        for part in old:
-            storage.delete(part)
+        for folder in (beside, parts_folder(beside), corrections.folder_of(beside)):
+            refuse_leading_out(folder, directory)
+            folder.mkdir(exist_ok=True)
+    for part in part_files(directory):
+        rows = _longer(read_columns(part, ROW.names), between)
+        storage.write_bytes(parts_folder(beside) / part.name, encoded(rows))
+    for pull in corrections.files(directory):
+        rows = _longer(corrections.read(pull), between)
+        storage.write_bytes(corrections.folder_of(beside) / pull.name, corrections.written(rows))
+
+
+def _take_places(directory: Path, generation: int) -> None:
+    ledger.remove_ledgers(directory)
+    for new in _written(directory):
+        if storage.is_remote(new):
+            storage.write_bytes(part_path(directory, part_number(new.name), generation), storage.read_bytes(new))
+            storage.delete(new)
+        else:
+            move(new, directory / new.relative_to(directory / FOLDER), durable=True)
+    for part in outdated_parts(directory):
+        storage.delete(part)
+    if not storage.is_remote(directory):
+        shutil.rmtree(directory / FOLDER, ignore_errors=True)
 
 
 def _written(directory: Path) -> list[Path]:
-    if storage.is_remote(directory):
-        return part_files(directory, current_generation(directory) + 1)
-    folders = (parts_folder(directory), corrections.folder_of(directory))
-    return [folder / file.name for folder in folders for file in storage.list_files(folder) if file.name.endswith(NEW)]
-
-
-def _beside(file: Path) -> Path:
-    return file.with_name(file.name + NEW)
+    folders = (parts_folder(directory / FOLDER), corrections.folder_of(directory / FOLDER))
+    return [folder / file.name for folder in folders for file in storage.list_files(folder)]
 
 
 def _longer(rows: pa.Table, between: str) -> pa.Table:

@@ -24,7 +24,7 @@ DIGEST = "digest"
 @dataclass
 class Manifest:
     """`run.json`. `config` holds what decides the labels, and `config_hash` is over it alone;
-    `execution` holds what only decides speed."""
+    `execution` holds what only decides speed; `generation` is how often the run was started anew."""
 
     config: dict[str, Any]
     config_hash: str
@@ -39,6 +39,7 @@ class Manifest:
     timings: dict[str, float] = field(default_factory=dict)
     state: Literal["running", "interrupted", "partial", "complete", "moving"] = "running"
     schema: int = SCHEMA_VERSION
+    generation: int = 0
 
     @property
     def open_labels(self) -> bool:
@@ -68,6 +69,8 @@ class Manifest:
             if DIGEST in content and content.pop(DIGEST) != _digest(content):
                 raise ValueError(f"it is not what was written; if you changed it, take its line {DIGEST!r} out")
             _refuse_other_values(cls, content)
+            if content.get("generation", 0) < 0:
+                raise ValueError("generation is negative")
             found = cls(**content)
             if found.vocabulary is not None:
                 Vocabulary.from_dict(found.vocabulary)
@@ -80,6 +83,15 @@ class Manifest:
                 "`annotate run` with --limit 0 and another --out writes, or start anew with --overwrite"
             ) from None
         return found
+
+
+def generation_of(directory: Path) -> int:
+    """0 where `run.json` does not tell, as those of older versions, or cannot be read."""
+    try:
+        generation = json.loads(storage.read_bytes(directory / "run.json"))["generation"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return generation if type(generation) is int and generation > 0 else 0
 
 
 def _refuse_other_values(kind: type[Manifest], content: dict[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 In a store a number is given once (`take_number`): writers that do not know of each other cannot overwrite each other's
 parts, and one that finds a number taken reads what was written meanwhile. So a part that gives up its rows stays there,
-without any. A run that is started anew gets a generation, a number that grows and stands in the names of its parts:
-parts of before then do not count, however late they come.
+without any.
 
-    parts/part-000012.parquet       a part of a run that was never started anew, or lies in a folder of this machine
-    parts/part-000012-g3.parquet    one of a run in a store that was started anew three times
-    generations/3                   says so
+A run that is started anew gets the next generation, which `run.json` tells and the names of its parts: those of an
+earlier one do not count, however late they come.
+
+    parts/part-000012.parquet       a part of a run that was never started anew
+    parts/part-000012-g3.parquet    one of a run that was started anew three times
 
 A part says what is in it: pages have checksums, and in the file's metadata stand its first and last path and a
 digest of every column. What is read is compared with them, and then checked as if a stranger had written it
@@ -19,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +33,7 @@ from annotator import conditional, storage
 from annotator.column_digests import BYTES, digests_of
 from annotator.errors import RunError
 from annotator.files import move
+from annotator.manifest import generation_of
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
 from annotator.storage import StoredFile
@@ -42,9 +43,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, Attri
 """What reading a Parquet file raises that is not what it should be."""
 _SPAN = "span"
 _WRITER = "writer"
-_GENERATIONS = "generations"
 _PART = re.compile(r"part-(\d+)(?:-g(\d+))?\.parquet")
-_GENERATION = re.compile(r"[0-9]{1,9}")
 
 
 class DamagedPart(RunError):
@@ -69,29 +68,34 @@ def part_path(directory: Path, number: int, generation: int = 0) -> Path:
     return parts_folder(directory) / f"part-{number:06d}{suffix}.parquet"
 
 
-def list_parts(directory: Path, generation: int | None = None) -> list[StoredFile]:
-    """Closed parts in the order of their numbers; those that count, or those of another generation."""
-    generation = current_generation(directory) if generation is None else generation
+def list_parts(directory: Path) -> list[StoredFile]:
+    """Closed parts in the order of their numbers."""
+    generation = generation_of(directory)
     files = {file: _parsed(file.name) for file in _listed(directory)}
+    if (highest := max((its for _, its in files.values()), default=0)) > generation:
+        raise RunError(
+            f"{directory}/run.json: expected a copy of this run's own, but its generation is {generation} and that of "
+            f'the parts is {highest}; set "generation" in it to {highest}, and take the line "digest" out'
+        )
     return sorted((file for file, (_, its) in files.items() if its == generation), key=lambda file: files[file])
 
 
-def part_files(directory: Path, generation: int | None = None) -> list[Path]:
+def part_files(directory: Path) -> list[Path]:
     """The same as paths."""
     folder = parts_folder(directory)
-    return [folder / file.name for file in list_parts(directory, generation)]
+    return [folder / file.name for file in list_parts(directory)]
 
 
-def current_generation(directory: Path) -> int:
-    files = storage.list_files(directory / _GENERATIONS)
-    return max((int(file.name) for file in files if _GENERATION.fullmatch(file.name)), default=0)
+def next_generation(directory: Path) -> int:
+    """Higher than that of every part, also where run.json cannot be read."""
+    return max([generation_of(directory), *(_parsed(file.name)[1] for file in _listed(directory))]) + 1
 
 
-def begin_generation(directory: Path) -> bool:
-    """From here on no part counts that is there or is still to come from another writer. False where another process
-    did this just now."""
-    generation = current_generation(directory) + 1
-    return conditional.create(directory / _GENERATIONS / str(generation), secrets.token_hex(8).encode()) is not None
+def outdated_parts(directory: Path) -> list[Path]:
+    """Those of earlier generations, which nobody needs any more."""
+    generation = generation_of(directory)
+    files = _listed(directory) if generation else []
+    return [parts_folder(directory) / file.name for file in files if _parsed(file.name)[1] < generation]
 
 
 def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> Path:

@@ -30,13 +30,13 @@ from annotator.errors import RunError
 from annotator.files import move
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
-from annotator.manifest import MOVING
+from annotator.manifest import MOVING, generation_of
 from annotator.manifest import Manifest as Manifest
 from annotator.manifest import write_atomically as write_atomically
 from annotator.parts import (
-    begin_generation,
-    current_generation,
     encoded,
+    next_generation,
+    outdated_parts,
     part_number,
     part_path,
     parts_folder,
@@ -75,7 +75,10 @@ class RunWriter:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, lock: Lock, stamp: str | None) -> None:
-        """stamp: of the `run.json` that this one replaces."""
+        """Takes the run over: what others still write of `run.json` is refused in a store.
+
+        stamp: of the `run.json` that this one replaces.
+        """
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
@@ -84,13 +87,14 @@ class RunWriter:
         self._opened = 0.0
         self._changing_parts = threading.Lock()  # an engine may look for photos in a thread of its own
         self._others: set[str] = set()
-        _remove_leftovers(directory)
         self._save()
-        surveyed = ledger.renew_ledgers(directory, open_labels=manifest.open_labels)
+
+    def _survey(self) -> None:
+        directory = self.directory
+        surveyed = ledger.renew_ledgers(directory, open_labels=self.manifest.open_labels)
         self._without_ledger = [part.name for part in surveyed.rest]
         covered = [part.name for each in surveyed.ledgers for part in each.parts]
         self._next = max(map(part_number, [*covered, *self._without_ledger]), default=-1) + 1
-        self._generation = current_generation(directory)
         self.finished = finished_paths(directory, surveyed=surveyed)
 
     @classmethod
@@ -110,13 +114,16 @@ class RunWriter:
             if stamp is not None and not overwrite:
                 refuse_other_config(directory, manifest)  # another process may have begun it since it was checked
             lock.sign()
-            if overwrite:
-                _start_anew(directory)
+            is_anew = overwrite and stamp is not None
+            manifest.generation = next_generation(directory) if is_anew else generation_of(directory)
+            writer = cls(directory, manifest, lock, stamp)
+            _remove_leftovers(directory)
             for part, reason, _ in set_damaged_aside(ledger.survey(directory).rest):
                 _log.warning("%s: damaged (%s); set aside, and its photos are labelled again", part, reason)
             if retry_failed:
                 _drop_failed(directory, lock)
-            return cls(directory, manifest, lock, stamp)
+            writer._survey()
+            return writer
         except BaseException:
             lock.release()
             raise
@@ -195,7 +202,7 @@ class RunWriter:
             self._count_part()
 
     def _next_part(self) -> Path:
-        return part_path(self.directory, self._next, self._generation)
+        return part_path(self.directory, self._next, self.manifest.generation)
 
     def _count_part(self) -> None:
         """The next part is there."""
@@ -293,7 +300,9 @@ def open_run(path: str | Path, images: str | Path | None = None) -> RunReader:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """What a killed process had half written; in a store nothing is."""
+    """What a killed process had half written, of which there is nothing in a store, and parts that do not count."""
+    for _ in storage.each(storage.delete, outdated_parts(directory)):
+        pass
     if not storage.is_remote(directory):
         for folder in (directory, parts_folder(directory), directory / "ledger"):
             for leftover in folder.glob(".*.tmp"):
@@ -307,16 +316,6 @@ def _stamp(path: Path) -> str | None:
         return storage.describe(path).stamp
     except FileNotFoundError:
         return None
-
-
-def _start_anew(directory: Path) -> None:
-    """`run.json` stays until the new one takes its place: a folder without it would not be known as a run."""
-    ledger.remove_ledgers(directory)
-    parts = part_files(directory)
-    if storage.is_remote(directory) and not begin_generation(directory):
-        raise RunError(f"{directory}: another process started this run anew just now; choose another --out")
-    for _ in storage.each(storage.delete, parts):
-        pass
 
 
 def _drop_failed(directory: Path, lock: Lock) -> None:

@@ -15,7 +15,7 @@ from annotator import corrections, longer_paths, open_run, pipeline, storage
 from annotator.config import RunConfig
 from annotator.errors import RunError
 from annotator.identity import config_hash
-from annotator.longer_paths import NEW
+from annotator.longer_paths import FOLDER
 from annotator.manifest import DIGEST, MOVING
 from annotator.pipeline import Outcome
 
@@ -209,7 +209,7 @@ def test_a_kill_at_any_write_loses_nothing(
         assert rows(out) == expected, f"killed at the writing of {counted[-1]}"
         left_out = [each.path for each in expected if each not in list(corrections.corrected(expected, open_run(out)))]
         assert left_out == ["b/3.png"]
-        assert not list(out.rglob(f"*{NEW}"))
+        assert not (out / FOLDER).exists()
     assert steps >= 8
     assert moving >= 2
 
@@ -222,11 +222,11 @@ def kill_after(last: int, patch: pytest.MonkeyPatch) -> list[str]:
     counted: list[str] = []
 
     def counting(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(path: Path, *rest: Any) -> Any:
+        def call(path: Path, *rest: Any, **options: Any) -> Any:
             counted.append(path.name)
             if len(counted) >= last:
                 raise Killed
-            return real(path, *rest)
+            return real(path, *rest, **options)
 
         return call
 

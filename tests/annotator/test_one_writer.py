@@ -192,7 +192,7 @@ def test_a_run_of_before_there_were_generations_goes_on(out: Path, tmp_path: Pat
     for number in (1, 2):
         Writer(out, 10, overwrite=True).part()
         assert [part.name for part in part_files(out)] == [f"part-000000-g{number}.parquet"]
-    copied = ["run.json", "generations/1", "generations/2", "parts/part-000000-g2.parquet"]
+    copied = ["run.json", "parts/part-000000-g2.parquet"]
     for file in copied:
         (tmp_path / "copy" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / file).write_bytes(storage.read_bytes(out / file))
@@ -234,26 +234,37 @@ def test_run_json_is_not_overwritten_late(out: Path) -> None:
     assert RunReader(out).manifest.config == {"mark": 2}
 
 
-def test_who_only_thinks_to_start_anew_deletes_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It slept after it had looked what to delete; meanwhile another one started the run anew and wrote it."""
+def test_who_only_thinks_to_start_anew_changes_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It slept just before; meanwhile another one started the run anew and wrote it."""
     Writer(out, 24).end()
-    real = run.begin_generation
 
-    def sleepy(directory: Path) -> bool:
-        monkeypatch.setattr(run, "begin_generation", real)
-        monkeypatch.setattr(locks, "FRESH_SECONDS", 0.0)
-        with RunWriter.open(out, manifest(mark=2), overwrite=True) as writer:
-            for name in PHOTOS:
-                writer.write(photo(name, 2))
-        return locks_conflict(directory)
+    def sleepy(directory: Path) -> int:
+        monkeypatch.undo()
+        Writer(out, 24, 2, overwrite=True).end()
+        return 1
 
-    def locks_conflict(directory: Path) -> bool:
-        return conditional.create(directory / "generations" / "1", b"late") is not None
-
-    monkeypatch.setattr(run, "begin_generation", sleepy)
-    with pytest.raises(RunError, match="another process started this run anew just now"):
+    monkeypatch.setattr(run, "next_generation", sleepy)
+    with pytest.raises(RunError, match=TAKEN_OVER):
         RunWriter.open(out, manifest(mark=3), overwrite=True)
     assert [each.height for each in open_run(out)] == [2] * len(PHOTOS)
+    assert RunReader(out).manifest.config == {"mark": 2}
+
+
+def test_run_json_of_another_run_does_not_hide_the_parts(out: Path) -> None:
+    for _ in range(2):
+        Writer(out, 24, overwrite=storage.exists(out / "run.json")).end()
+    own = storage.read_bytes(out / "run.json")
+    Writer(new := new_place(), 24).end()
+    storage.write_bytes(out / "run.json", storage.read_bytes(new / "run.json"))
+    with pytest.raises(RunError, match=r'its generation is 0 and that of the parts is 1; set "generation" in it to 1'):
+        paths(out)
+    said = json.loads(storage.read_bytes(out / "run.json"))
+    del said["digest"]
+    storage.write_bytes(out / "run.json", json.dumps({**said, "generation": 1}).encode())
+    assert paths(out) == PHOTOS
+    storage.write_bytes(out / "run.json", own[:-9])
+    Writer(out, 24, 5, overwrite=True).end()
+    assert [part.name for part in part_files(out)] == ["part-000000-g2.parquet"]
 
 
 # the lock

@@ -212,7 +212,7 @@ def test_an_answer_that_got_lost_is_no_conflict(bucket: str, forgetful: list[str
 def test_a_run_whose_answers_get_lost(bucket: str, forgetful: list[str], caplog: pytest.LogCaptureFixture) -> None:
     out = place(f"s3://{bucket}/run")
     parts = [f"part-00000{number}" for number in range(3)]
-    forgetful += ["run.lock", "run.json", "run.json", "run.json", "generations/1", *parts]
+    forgetful += ["run.lock", "run.json", "run.json", "run.json", *parts]
     with RunWriter.open(out, manifest()) as writer:
         for number, name in enumerate(PHOTOS):
             writer.write(photo(name))
