@@ -7,14 +7,15 @@
 A row is all that a person said of one photo, and a photo's last row that is not undone holds. Labels that a person
 edited or approved are in the row itself, so they stand whatever a later run says of the photo; they find their class
 by its name. A rejection stands as well. The wish to redo ends when the run has other labels for the photo, and no
-row applies to a photo that has another size by now, or is known to be another.
+row applies to a photo that has another size by now, or is known to be another. A file may add classes: see
+`annotator.added_classes`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,14 +26,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annotator.errors import RunError
-from annotator.files import Draft, move, refuse_leading_out
+from annotator.added_classes import extended, from_metadata, to_metadata
+from annotator.errors import ConfigError, RunError
+from annotator.files import Draft, move, refuse_leading_out, sync_folder
 from annotator.locks import alone_in
 from annotator.parts import UNREADABLE
 from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
 from annotator.row_check import refuse_nonsense
 from annotator.run import RunReader
+from annotator.vocabulary import Vocabulary
 from annotator.wording import one_line
 
 Verdict = Literal["", "approve", "reject", "redo"]
@@ -128,7 +131,7 @@ def corrected(
 
 def reviewed(run: RunReader, records: Iterable[ImageRecord] | None = None) -> Iterator[Reviewed]:
     """Every photo of the run, or of the records given, in path order; holds some rows of every pull, and no more."""
-    class_ids = {name: index for index, name in enumerate(run.vocabulary.names)} if run.vocabulary else {}
+    class_ids = {name: index for index, name in enumerate(class_names(run))}
     rows = _latest(run.directory)
     row = next(rows, None)
     for record in run.records() if records is None else records:
@@ -146,6 +149,21 @@ def reviewed(run: RunReader, records: Iterable[ImageRecord] | None = None) -> It
             yield Reviewed(record, row.verdict, False, seen)
 
 
+def class_names(run: RunReader) -> tuple[str, ...]:
+    """The vocabulary's, and after them those that pulls added; none where the labeler names its own."""
+    if run.vocabulary is None:
+        return ()
+    holding = [file for file in files(run.directory) if file.suffix == ".parquet"]
+    return _classes_of(run.vocabulary, holding[-1]) if holding else run.vocabulary.names
+
+
+def _classes_of(vocabulary: Vocabulary, file: Path) -> tuple[str, ...]:
+    try:
+        return extended(vocabulary, from_metadata(pq.read_schema(file).metadata))
+    except (*UNREADABLE, ConfigError) as error:
+        raise _unreadable(file, error) from None
+
+
 def _applies(row: Correction, record: ImageRecord, seen: str) -> bool:
     same_photo = (row.path, row.width, row.height) == (record.path, record.width, record.height)
     same_photo &= row.checksum == record.checksum or None in (row.checksum, record.checksum)
@@ -160,19 +178,25 @@ def fingerprint(segments: Iterable[Segment]) -> str:
     return digest.hexdigest()[:32]
 
 
-def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
-    """Writes one file of them, which must come in path order; None, and no file, where there are none."""
+def append(directory: Path, corrections: Iterable[Correction], added: Sequence[str] = ()) -> Pull | None:
+    """Writes one file of them, which must come in path order; None, and no file, where there are none.
+
+    added: all classes that come after the vocabulary's.
+    """
     rows = iter(corrections)
     first = list(islice(rows, BATCH_ROWS))
     if not first:
         return None
     folder = folder_of(directory)
     refuse_leading_out(folder, directory)
-    folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync_folder(directory)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     draft = Draft(folder / "pull", durable=True)
     try:
-        with pq.ParquetWriter(draft.file, _SCHEMA.with_metadata({CREATED: created}), compression="zstd") as writer:
+        schema = _SCHEMA.with_metadata({CREATED: created, **to_metadata(added)})
+        with pq.ParquetWriter(draft.file, schema, compression="zstd") as writer:
             batch = first
             while batch:
                 writer.write_table(_to_table(batch))
@@ -197,7 +221,7 @@ def undo(directory: Path, number: int) -> Pull:
     folder = folder_of(directory)
     if folder.is_dir():
         refuse_leading_out(folder, directory)
-        with alone_in(folder, wait=True):
+        with alone_in(directory, wait=True):  # a pull reads these files
             for file in files(directory):
                 if _number(file) == number and file.suffix == ".parquet":
                     move(file, file.with_suffix(".undone"), durable=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from annotator.corrections import class_names
 from annotator.errors import ConfigError
 from annotator.open_labels import choose, normalise
 from annotator.prediction import NOTHING, Segment
@@ -55,7 +56,8 @@ class Classes:
 
 
 def classes_of(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
-    """The vocabulary's classes; of a run without one its own labels, normalised, in sorted order."""
+    """The vocabulary's classes, then those that a person added; of a run without a vocabulary its own labels,
+    normalised, in sorted order."""
     if run.vocabulary is None:
         return _open_classes(run, options)
     if (options.min_count, options.top) != (1, None):
@@ -63,9 +65,9 @@ def classes_of(run: RunReader, options: CommonOptions = EVERYTHING) -> Classes:
             f"{run.directory}: {option('min_count')} and {option('top')} choose among labels that a labeler made up, "
             "but this run has a vocabulary; leave them out"
         )
-    entries = run.vocabulary.classes
-    colors = tuple(entry.color for entry in entries)
-    return Classes(run.vocabulary.names, colors, run.vocabulary.background_class)
+    names, entries = class_names(run), run.vocabulary.classes
+    colors = (*(entry.color for entry in entries), *[None] * (len(names) - len(entries)))
+    return Classes(names, colors, run.vocabulary.background_class)
 
 
 def voc_color(value: int) -> Color:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ Report = Callable[[str, float, str], None]
 
 GLANCE_SECONDS = 0.2
 """How often it looks whether Ctrl-C was pressed."""
+PATHS_SHOWN = 5
 
 
 def review(
@@ -48,6 +50,12 @@ def review(
     pull: Annotated[
         bool, typer.Option("--pull", help="Bring verdicts and edits back into the run; exports then apply them.")
     ] = False,
+    add_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --pull: a label that becomes a class, numbered after the others; repeatable.", metavar="NAME"
+        ),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="What was pulled so far.")] = False,
     undo: Annotated[
         int | None, Limits(0, 10**9), typer.Option(help="Take back the pull of this number.", metavar="N")
@@ -72,6 +80,8 @@ def review(
         raise ConfigError("expected one of --pull, --list, --undo and --discard, but got several")
     if export is not None and (pull or list_ or undo is not None):
         raise ConfigError("expected --export without --pull, --list and --undo; pull first, then export")
+    if add_class and not pull:
+        raise ConfigError("expected --add-class with --pull, but --pull is missing; add it")
     if export is None and photos is not None:
         raise ConfigError("expected --photos with --export, but --export is missing; say where with --export DIR")
     opened = open_run_at(run, images)
@@ -87,23 +97,26 @@ def review(
         taken_back = corrections.undo(opened.directory, undo)
         console.out.print(f"pull {taken_back.number} is undone; the app shows it when it is opened again")
     elif pull:
-        _pull(opened)
+        _pull(opened, add_class or [])
     elif export is not None:
         _export(opened, compare, ground_truth, export, photos or "link", discard)
     else:
         _open(opened, compare, ground_truth, port, remote, not remote if browser is None else browser, discard)
 
 
-def _pull(run: RunReader) -> None:
+def _pull(run: RunReader, add_classes: list[str]) -> None:
     from annotator import console
+    from annotator.cli import EXIT_SOME_FAILED
     from annotator.review.database import open_fiftyone
     from annotator.review.pull import pull
 
     with console.stages() as report:
         fiftyone = open_fiftyone(run)
-        pulled = pull(fiftyone, run, _counted(report, "pulling"))
+        pulled = pull(fiftyone, run, _counted(report, "pulling"), add_classes=add_classes)
     for line in _pulled_lines(pulled, run):
         console.out.print(line, markup=False)
+    if pulled.new or pulled.refused:
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _export(
@@ -199,6 +212,17 @@ def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
     if pulled.boxes:
         lines.append(f"  note: {pulled.boxes:,} new instances are boxes without a mask, which say nothing of pixels")
     lines += _notes(pulled.changed)
+    if pulled.new:
+        flags = " ".join(f"--add-class {shlex.quote(label)}" for label in sorted(pulled.new))
+        lines.append(
+            f"not pulled: {_some(pulled.with_new_labels)}, with labels that are no class of the run "
+            f"({', '.join(map(repr, sorted(pulled.new)))}); mend them in the app, or make classes of them: "
+            f"annotate review {run.directory} --pull {flags}"
+        )
+    reasons: dict[str, list[str]] = {}
+    for path, reason in pulled.refused.items():
+        reasons.setdefault(reason, []).append(path)
+    lines += [f"not pulled: {_some(paths)}: {reason}" for reason, paths in reasons.items()]
     if pulled.pull is not None:
         lines.append(f"exports apply it; take it back: annotate review {run.directory} --undo {pulled.pull.number}")
     return lines
@@ -206,6 +230,11 @@ def _pulled_lines(pulled: Pulled, run: RunReader) -> list[str]:
 
 def _notes(changed: Changed) -> list[str]:
     return [f"  note: {note}" for note in changed.notes()]
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - PATHS_SHOWN:,} more" if len(paths) > PATHS_SHOWN else ""
+    return f"{count(len(paths), 'photo')} ({', '.join(map(repr, paths[:PATHS_SHOWN]))}{more})"
 
 
 def _exported_lines(exported: Exported, changed: Changed) -> list[str]:

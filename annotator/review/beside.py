@@ -122,7 +122,7 @@ def _add(
     while batch := list(islice(rows, BATCH)):
         masks = {}
         for each in batch:
-            file = write_mask(opened.samples.cache / mask_field, each.path, each.values)
+            file = write_mask(opened.samples.cache, mask_field, each.path, each.values)
             masks[identities[each.path]] = fiftyone.Segmentation(mask_path=str(file))
         measures: Mapping[str, float | None] = {identities[each.path]: each.measure for each in batch}
         dataset.set_values(mask_field, masks, key_field="id", progress=False)

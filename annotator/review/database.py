@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.errors import ConfigError
+from annotator.files import refuse_leading_out
 from annotator.run import RunReader
 from annotator.wording import one_line
 
@@ -23,6 +24,7 @@ def open_fiftyone(run: RunReader) -> Any:
 
     It reports no usage to anyone, and writes nothing but its database's folder and the run's cache.
     """
+    refuse_leading_out(cache_folder(run) / "matplotlib", run.directory)
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "1"
     os.environ.setdefault("FIFTYONE_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("FIFTYONE_APP_DEFAULT_QUERY_PERFORMANCE", "false")  # else classes are not listed

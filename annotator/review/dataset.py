@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from annotator.corrections import Reviewed, reviewed
+from annotator.open_labels import normalise
 from annotator.photo_changes import Changed, unchanged
+from annotator.review.checked import load
 from annotator.review.database import cache_folder
 from annotator.review.legend import Legend, legend_of
-from annotator.review.samples import INSTANCES, MASK, Samples, content, labels_field_of
+from annotator.review.samples import INSTANCES, MASK, Samples, labels_field_of
 from annotator.run import RunReader
 
 RUN_KEY = "run"
@@ -63,7 +65,14 @@ def shown(run: RunReader, changed: Changed) -> Iterator[Reviewed]:
 
 def samples_of(fiftyone: Any, run: RunReader, dataset: Any) -> Samples:
     """What makes the dataset's samples; classes keep the values that its masks have."""
-    return Samples(fiftyone, run, legend_of(run, dataset.info.get("classes", ())), cache_folder(run))
+    return Samples(fiftyone, run, legend_of(run, _known_classes(dataset)), cache_folder(run))
+
+
+def _known_classes(dataset: Any) -> list[str]:
+    """Those that its masks have values for, in order; whatever else stands in their place is not believed."""
+    known = dataset.info.get("classes")
+    names = known if isinstance(known, list) else []
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and normalise(name) == name))
 
 
 def find_dataset(fiftyone: Any, run: RunReader) -> Any:
@@ -117,14 +126,14 @@ def _sync(opened: Opened, run: RunReader, progress: Progress, discard: bool) -> 
             if identity is None:
                 new.append(opened.samples.new(each))
             elif discard or stamp != opened.samples.shown(each):
-                _refresh(opened, dataset[identity], each, stamp, discard)
+                _refresh(opened, load(dataset, identity), each, stamp, discard)
         if new:
             dataset.add_samples(new, progress=False)
             opened.added += len(new)
         done += len(batch)
         progress(done, total)
     for identity, _ in known.values():
-        if not discard and is_edited(dataset[identity], opened.samples):
+        if not discard and is_edited(load(dataset, identity), opened.samples):
             opened.waiting += 1
         else:
             dataset.delete_samples([identity])
@@ -150,7 +159,7 @@ def _refresh(opened: Opened, sample: Any, each: Reviewed, stamp: str | None, dis
 
 def is_edited(sample: Any, samples: Samples) -> bool:
     """Whether a person changed the sample since it was filled. There is nothing to change of a failed photo."""
-    return sample["status"] == "ok" and bool(content(sample, samples.labels_field) != sample["content"])
+    return sample["status"] == "ok" and samples.content(sample) != sample["content"]
 
 
 def _batches(items: Iterator[Reviewed]) -> Iterator[list[Reviewed]]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from annotator.errors import RunError
 from annotator.open_labels import normalise
 from annotator.prediction import NOTHING, LabelMap, Mask, Segment, encode
 from annotator.record import ImageRecord
+from annotator.review.checked import SampleError
 from annotator.review.legend import Legend, Values
 
 
@@ -38,16 +38,27 @@ class Edits:
     reshaped: Mapping[int, Shape | None] = field(default_factory=dict)
     added: Sequence[Shape] = ()
 
+    @property
+    def labels(self) -> set[str]:
+        """All that a person named."""
+        named = {label for label in self.renamed.values() if label is not None}
+        return named.union(shape.label for shape in (*self.reshaped.values(), *self.added) if shape is not None)
+
     def __bool__(self) -> bool:
         return bool(self.renamed or self.values is not None or self.reshaped or self.added)
 
 
-def apply(edits: Edits, record: ImageRecord, legend: Legend) -> tuple[Segment, ...]:
+def apply(edits: Edits, record: ImageRecord, legend: Legend, names: Sequence[str] = ()) -> tuple[Segment, ...]:
     """The edited photo's segments: labels first, then the mask, then instances, each over what came before.
+
+    names: of all classes that labels may have; more than the legend's where a person adds some.
 
     A deleted label or instance becomes background, or nothing where there is no background.
     """
-    sheet = _Sheet(record, legend)
+    names = names or legend.classes.names
+    if not legend.classes.open_labels and (unknown := sorted(edits.labels.difference(names))):
+        raise SampleError(f"expected a class of the run, but found {unknown[0]!r}")
+    sheet = _Sheet(record, legend, names)
     for index, label in edits.renamed.items():
         sheet.rename(index, label)
     if edits.values is not None:
@@ -81,15 +92,16 @@ def _repaint(sheet: _Sheet, values: Values, record: ImageRecord, legend: Legend)
             sheet.paint(changed & (values == value), names[value])
         else:
             known = f"{min(names)} to {max(names)}" if names else "0"
-            raise RunError(f"{record.path}: expected mask values of classes, {known}, but found {value}")
+            raise SampleError(f"expected mask values of classes, {known}, but found {value}")
 
 
 class _Sheet:
     """A photo's label map while it is edited, over segments that may become more."""
 
-    def __init__(self, record: ImageRecord, legend: Legend) -> None:
+    def __init__(self, record: ImageRecord, legend: Legend, names: Sequence[str]) -> None:
         self._record = record
         self._legend = legend
+        self._class_ids = {name: index for index, name in enumerate(names)}
         self._segments = list(record.segments)
         self._before = record.prediction().label_map
         self._map: LabelMap = self._before.copy()
@@ -148,12 +160,6 @@ class _Sheet:
     def _place(self, label: str, origin: int | None = None) -> int:
         """The segment `origin` if it is of that class, else the first one that is, or a new one."""
         classes = self._legend.classes
-        names = {name: index for index, name in enumerate(classes.names)}
-        if not classes.open_labels and label not in names:
-            raise RunError(
-                f"{self._record.path}: expected a class of the run ({_some(classes.names)}), but found {label!r}; "
-                "mend it in the app and pull again"
-            )
         key = normalise(label) if classes.open_labels else label
         alike = [
             index
@@ -162,11 +168,6 @@ class _Sheet:
         ]
         if alike:
             return origin if origin in alike else alike[0]
-        class_id = NOTHING if classes.open_labels else names[label]
+        class_id = NOTHING if classes.open_labels else self._class_ids[label]
         self._segments.append(Segment(label, class_id, 1.0, 0, (0, 0, 0, 0), b""))
         return len(self._segments) - 1
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8])
-    return f"{shown}, …" if len(names) > 8 else shown

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from annotator.errors import ConfigError
 from annotator.files import hidden_name, refuse_leading_out
+from annotator.inner_paths import leads_out
+from annotator.review.checked import SampleError, mask_file
 from annotator.review.dataset import BATCH, RUN_KEY, Opened, Progress, is_edited
 from annotator.review.samples import MASK
 from annotator.review.views import OTHER, TRUTH
@@ -106,8 +108,7 @@ def _bring_files(
             elif photos != "none":
                 paths[sample.id] = str(photo)
             for field in fields:
-                if sample[field] is not None and sample[field].mask_path:
-                    source = Path(sample[field].mask_path)
+                if (source := _mask(sample, field, opened)) is not None:
                     masks[field][sample.id] = str(_copied(source, folder / "fields" / field / source.name))
         if paths:
             copy.set_values("filepath", paths, key_field="id", progress=False)
@@ -117,8 +118,21 @@ def _bring_files(
         progress(exported.photos, total)
 
 
+def _mask(sample: Any, field: str, opened: Opened) -> Path | None:
+    """The file of a mask, where it is in one and that is still there."""
+    if sample[field] is None or not sample[field].mask_path:
+        return None
+    try:
+        file = mask_file(sample[field].mask_path, opened.samples.cache)
+    except SampleError as error:
+        raise SampleError(f"{sample['path']!r}: {error}") from None
+    return file if file.is_file() else None
+
+
 def _photo(run: RunReader, path: str, folder: Path, photos: Bring) -> Path | None:
     """Where the photo lies now; None where it is gone."""
+    if leads_out(path):
+        raise SampleError(f"expected a photo of the run, but its path is {path!r}")
     source, target = (run.image_root / path).absolute(), folder / "data" / path
     if not source.is_file():
         return None

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from annotator.corrections import VERDICTS, Reviewed, Verdict
-from annotator.files import replacing
+from annotator.files import refuse_leading_out, replacing
 from annotator.record import ImageRecord
+from annotator.review.checked import SampleError, box_of, labels_in, mask_of, number_of
 from annotator.review.legend import Legend, Values
 from annotator.run import RunReader
 
@@ -64,7 +65,38 @@ class Samples:
             for field in ("metadata", MASK, INSTANCES, self.labels_field, "confidence"):
                 sample[field] = None
         sample["shown"] = self.shown(each)
-        sample["content"] = content(sample, self.labels_field)
+        sample["content"] = self.content(sample)
+
+    def content(self, sample: Any) -> str:
+        """Over all that a person can edit and a pull brings back; of what cannot be used that it is so."""
+        try:
+            said = {
+                "verdict": verdict_of(sample),
+                "labels": sorted(
+                    [str(number_of(label, "segment")), label.label or ""]
+                    for label in labels_in(sample, self.labels_field, "classifications")
+                ),
+                "instances": sorted(
+                    self._instance(detection) for detection in labels_in(sample, INSTANCES, "detections")
+                ),
+                "mask": self._mask_digest(sample[MASK]),
+            }
+            return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        except (SampleError, TypeError):  # a name that is no text
+            return "unusable"
+
+    def _instance(self, detection: Any) -> list[str]:
+        box = [round(side, 7) for side in box_of(detection)]
+        mask = mask_of(detection, self.cache)
+        digest = "" if mask is None else hashlib.sha256(np.packbits(mask > 0).tobytes()).hexdigest()
+        return [str(number_of(detection, "part")), detection.label or "", str(box), digest]
+
+    def _mask_digest(self, segmentation: Any) -> str:
+        """A file of ours that is gone was not edited; its name says what was in it."""
+        if segmentation is None:
+            return ""
+        values = mask_of(segmentation, self.cache)
+        return Path(segmentation.mask_path or "").stem.rpartition("-")[2] if values is None else _digest(values)
 
     def shown(self, each: Reviewed) -> str:
         """Over all that a sample is filled from."""
@@ -81,7 +113,7 @@ class Samples:
         sample["metadata"] = self._fo.ImageMetadata(
             size_bytes=record.bytes, mime_type=mime, width=record.width, height=record.height, num_channels=3
         )
-        file = write_mask(self.cache / "masks", record.path, self.legend.values(record))
+        file = write_mask(self.cache, "masks", record.path, self.legend.values(record))
         sample[MASK] = self._fo.Segmentation(mask_path=str(file))
         parts = [
             self._fo.Detection(
@@ -111,10 +143,14 @@ def labels_field_of(run: RunReader) -> str:
     return CAPTIONS if run.vocabulary is None else LABELS
 
 
-def write_mask(folder: Path, path: str, values: Values) -> Path:
-    """A gray PNG, named by the photo and by its content: the browser may keep the one it has."""
+def write_mask(cache: Path, field: str, path: str, values: Values) -> Path:
+    """A gray PNG, named by the photo and by its content: the browser may keep the one it has.
+
+    cache: a folder in the run, with one for each field.
+    """
     photo = hashlib.sha256(path.encode()).hexdigest()[:24]
-    file = folder / photo[:2] / f"{photo}-{_digest(values)}.png"
+    file = cache / field / photo[:2] / f"{photo}-{_digest(values)}.png"
+    refuse_leading_out(file.parent, cache.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as opened:
         Image.fromarray(values).save(opened, "PNG", compress_level=PNG_EFFORT)
@@ -139,43 +175,6 @@ def relative(box: tuple[int, int, int, int], record: ImageRecord) -> list[float]
 def verdict_of(sample: Any) -> Verdict:
     """By the sample's tags; of several the most doubtful one."""
     return next((verdict for verdict in BY_DOUBT if verdict in sample.tags), "")
-
-
-def content(sample: Any, labels_field: str) -> str:
-    """Over all that a person can edit and a pull brings back."""
-    labels = sample[labels_field].classifications if sample[labels_field] else []
-    detections = sample[INSTANCES].detections if sample[INSTANCES] else []
-    said = {
-        "verdict": verdict_of(sample),
-        "labels": sorted([str(attribute(label, "segment")), label.label or ""] for label in labels),
-        "instances": sorted(_instance(detection) for detection in detections),
-        "mask": _mask_digest(sample[MASK]),
-    }
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-
-
-def attribute(label: Any, name: str) -> Any:
-    """One that we gave a label; None where a person added the label."""
-    return label[name] if label.has_field(name) else None
-
-
-def _instance(detection: Any) -> list[str]:
-    box = [round(side, 7) for side in detection.bounding_box]
-    mask = detection.get_mask()
-    digest = "" if mask is None else hashlib.sha256(np.packbits(mask > 0).tobytes()).hexdigest()
-    return [str(attribute(detection, "part")), detection.label or "", str(box), digest]
-
-
-def _mask_digest(segmentation: Any) -> str:
-    """A file of ours that is gone was not edited; its name says what was in it."""
-    if segmentation is None:
-        return ""
-    if segmentation.mask is None and not Path(segmentation.mask_path or "").is_file():
-        return Path(segmentation.mask_path or "").stem.rpartition("-")[2]
-    try:
-        return _digest(segmentation.get_mask())
-    except Exception:  # whatever a reader of images may raise
-        return "unreadable"
 
 
 def _digest(values: Values) -> str:

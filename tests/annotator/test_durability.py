@@ -112,6 +112,16 @@ def write_mapping(folder: Path) -> None:
         write(["a.jpg", 0, "dog"])
 
 
+def test_the_first_pulls_folder_is_on_the_disk_before_its_file(tmp_path: Path, disk: Disk) -> None:
+    """Else a power cut takes the folder away, with a pull in it that was said to be safe."""
+    run = write_run(tmp_path / "run", {"a.jpg": CAT}, CLASSES)
+    disk.events.clear()
+    append(run.directory, [Correction("a.jpg", 2, 1, "reject")])
+    (pulled,) = disk.moves
+    synced = [event.inode for event in disk.events[: disk.events.index(pulled)] if isinstance(event, Sync)]
+    assert run.directory.stat().st_ino in synced
+
+
 @pytest.mark.parametrize(
     ("write", "names"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from helpers_mongo import mongo_server
 from helpers_runs import write_photos
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -26,7 +24,7 @@ from annotator.corrections import corrected, pulls, reviewed, undo
 from annotator.errors import ConfigError, RunError
 from annotator.record import ImageRecord
 from annotator.review.beside import add_other_run, add_truth
-from annotator.review.database import cache_folder, open_fiftyone
+from annotator.review.database import cache_folder
 from annotator.review.dataset import open_dataset
 from annotator.review.folder import export_folder
 from annotator.review.pull import pull
@@ -47,17 +45,6 @@ SCENE = np.zeros((24, 32), dtype=np.int32)  # two cats and a dog
 SCENE[2:10, 3:12] = SCENE[14:20, 2:6] = 1
 SCENE[12:22, 18:30] = 2
 HOSTILE = "d'or \"<script>alert(1)</script>\n☃.jpg"
-
-
-@pytest.fixture(scope="module")
-def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Connected to a database of the tests' own."""
-    home = tmp_path_factory.mktemp("home")
-    run = write_run(home / "first", {"a.jpg": scene()}, CLASSES)
-    with pytest.MonkeyPatch.context() as patch, mongo_server(tmp_path_factory.mktemp("mongo")) as uri:
-        patch.setenv("HOME", str(home))
-        patch.setenv("FIFTYONE_DATABASE_URI", uri)
-        yield open_fiftyone(run)
 
 
 def scene(label_map: np.ndarray = SCENE, scores: tuple[float, ...] = (0.6, 0.9, 0.5)) -> Labelled:
@@ -234,7 +221,7 @@ def test_labels_and_new_shapes_come_back_too(fiftyone: Any, run: RunReader) -> N
     assert maps(run) == {"a.jpg": first.tolist(), HOSTILE: SCENE.tolist(), "sub/c.jpg": second.tolist()}
 
 
-def test_a_mistake_in_the_app_pulls_nothing(fiftyone: Any, run: RunReader) -> None:
+def test_a_mistake_in_the_app_holds_up_its_photo_only(fiftyone: Any, run: RunReader) -> None:
     with pytest.raises(RunError, match="no FiftyOne dataset of this run"):
         pull(fiftyone, run)
     dataset = open_dataset(fiftyone, run).dataset
@@ -244,17 +231,68 @@ def test_a_mistake_in_the_app_pulls_nothing(fiftyone: Any, run: RunReader) -> No
     sample = sample_of(dataset, "sub/c.jpg")
     sample.instances.detections[0].label = "zebra"
     sample.save()
-    with pytest.raises(RunError, match=r"sub/c\.jpg: expected a class of the run .*'zebra'"):
-        pull(fiftyone, run)
-    assert pulls(run.directory) == []
+    pulled = pull(fiftyone, run)
+    assert (pulled.new, pulled.refused) == ({"zebra": ["sub/c.jpg"]}, {})
+    assert [(each.number, each.photos) for each in pulls(run.directory)] == [(1, 1)]
     opened = open_dataset(fiftyone, run, discard=True)
-    assert (opened.refreshed, opened.waiting) == (2, 0)
+    assert (opened.refreshed, opened.waiting) == (1, 0)
     assert pull(fiftyone, run).pull is None
     sample = sample_of(dataset, "a.jpg")
     sample.segments.mask = np.zeros((3, 3), dtype=np.uint8)
     sample.save()
-    with pytest.raises(RunError, match=r"a\.jpg: expected a mask of 32 x 24 pixels .* found shape \(3, 3\)"):
-        pull(fiftyone, run)
+    pulled = pull(fiftyone, run)
+    assert pulled.pull is None
+    assert pulled.refused == {
+        "a.jpg": "expected a mask of 32 x 24 whole numbers, but found uint8 of shape (3, 3)",
+    }
+
+
+def test_a_new_label_becomes_a_class_after_the_others(fiftyone: Any, run: RunReader) -> None:
+    """The numbers of the run's own classes stay, in every export and in the app; undone, the class is gone."""
+
+    def categories() -> dict[str, int]:
+        out = run.directory.parent / "labels.json"
+        export("coco", run, out, {"segmentation": "rle"}, amend=partial(corrected, run=run))
+        labels = json.loads(out.read_text())
+        used = {each["category_id"] for each in labels["annotations"]}
+        return {each["name"]: each["id"] for each in labels["categories"] if each["id"] in used}
+
+    before = categories()
+    dataset = open_dataset(fiftyone, run).dataset
+    sample = sample_of(dataset, "sub/c.jpg")
+    sample.instances.detections[2].label = "zebra"
+    sample.save()
+    assert said_by_review(run, "--pull", exits=3)[1] == (
+        "not pulled: 1 photo ('sub/c.jpg'), with labels that are no class of the run ('zebra'); mend them in the app, "
+        f"or make classes of them: annotate review {run.directory} --pull --add-class zebra"
+    )
+    said_by_review(run, "--pull", "--add-class", "zebra")
+    after = categories()
+    assert after == {**before, "zebra": max(before.values()) + 1}
+    expected = np.where(SCENE == 2, 3, SCENE)
+    assert maps(run)["sub/c.jpg"] == expected.tolist()
+    assert maps(run)["a.jpg"] == SCENE.tolist()
+    assert run.vocabulary == CLASSES  # so that it can be resumed and scored
+    decorate(fiftyone, opened := open_dataset(fiftyone, run))
+    assert (opened.refreshed, opened.waiting) == (0, 0)
+    assert dataset.reload() is None
+    assert dataset.default_mask_targets == {0: "background", 2: "cat", 3: "dog", 4: "zebra", 255: "(nothing)"}
+    sample = sample_of(dataset, "a.jpg")  # by now it is a class like the others
+    sample.instances.detections[0].label = "zebra"
+    sample.save()
+    assert pull(fiftyone, run).pull is not None
+    undo(run.directory, 1)
+    assert categories()["zebra"] == after["zebra"]
+    undo(run.directory, 2)
+    assert categories() == before
+
+
+def said_by_review(run: RunReader, *flags: str, exits: int = 0) -> list[str]:
+    app = typer.Typer()
+    app.command()(review)
+    result = CliRunner().invoke(app, [str(run.directory), *flags], catch_exceptions=False)
+    assert result.exit_code == exits
+    return result.stdout.splitlines()
 
 
 def test_an_undone_pull_leaves_the_app_too(fiftyone: Any, run: RunReader) -> None:

@@ -139,7 +139,7 @@ def test_a_person_may_make_up_a_class_only_where_the_labeler_may() -> None:
     assert (edited[2].bbox, edited[2].score, edited[2].class_id) == ((4, 3, 1, 1), 1.0, -1)
     assert edited[0].score == 1.0
     closed = record_of(noise(0, 3), NAMES[1:], WITHOUT)
-    with pytest.raises(RunError, match=r"a\.jpg: expected a class of the run \(cat, dog, owl\), but found 'zebra'"):
+    with pytest.raises(RunError, match="expected a class of the run, but found 'zebra'"):
         apply(Edits(added=[Shape("zebra", drawn)]), closed, WITHOUT)
     values = WITHOUT.values(closed).copy()
     values[0, 0] = 9
