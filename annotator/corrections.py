@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from annotator.batches import BatchWriter, metadata_of, read_batches
 from annotator.errors import RunError
 from annotator.files import Draft, move, refuse_leading_out
 from annotator.locks import alone_in
@@ -38,7 +40,7 @@ from annotator.wording import one_line
 Verdict = Literal["", "approve", "reject", "redo"]
 VERDICTS: tuple[Verdict, ...] = ("approve", "reject", "redo")
 BATCH_ROWS = 256
-CREATED = b"created"
+CREATED = "created"
 
 _SCHEMA = pa.schema(
     [
@@ -168,10 +170,10 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     draft = Draft(folder / "pull", durable=True)
     try:
-        with pq.ParquetWriter(draft.file, _SCHEMA.with_metadata({CREATED: created}), compression="zstd") as writer:
+        with closing(BatchWriter(draft.file, _SCHEMA.with_metadata({CREATED: created}))) as writer:
             batch = first
             while batch:
-                writer.write_table(_to_table(batch))
+                writer.write(_to_table(batch))
                 batch = list(islice(rows, BATCH_ROWS))
         draft.close()
         with alone_in(folder, wait=True):  # else two pulls at once would take one number
@@ -228,9 +230,9 @@ def _latest(directory: Path) -> Iterator[Correction]:
 def _rows(file: Path) -> Iterator[tuple[Correction, int]]:
     """Its rows, each with the number of its pull."""
     try:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(BATCH_ROWS):
-                refuse_nonsense(pa.Table.from_batches([batch]))
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            for batch in read_batches(opened, BATCH_ROWS):
+                refuse_nonsense(batch)
                 for row in batch.to_pylist():
                     record = from_row({"path": row["path"], "status": "ok", "segments": row["segments"]})
                     yield Correction(**row | {"segments": record.segments}), _number(file)
@@ -252,9 +254,9 @@ def _to_table(corrections: list[Correction]) -> pa.Table:
 
 def _describe(file: Path) -> Pull:
     try:
-        with pq.ParquetFile(file) as opened:
-            created = opened.schema_arrow.metadata[CREATED].decode()
-            table = opened.read(columns=["verdict", "edited"])
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            created = metadata_of(opened)[CREATED]
+            table = pa.concat_tables(read_batches(opened, BATCH_ROWS, ["verdict", "edited"]))
     except UNREADABLE as error:
         raise _unreadable(file, error) from None
     counts = {verdict: pc.sum(pc.equal(table["verdict"], verdict)).as_py() or 0 for verdict in VERDICTS}
