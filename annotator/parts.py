@@ -84,11 +84,14 @@ def write_table(path: Path, table: pa.Table) -> None:
     storage.write_bytes(path, content.getvalue().to_pybytes())
 
 
-def read_columns(part: Path, columns: list[str]) -> pa.Table:
-    """Some columns of a part; `segments.list.element.area` names one inside the segments."""
+def read_columns(part: Path, columns: list[str], classes: int | None = None) -> pa.Table:
+    """Some columns of a part; `segments.list.element.area` names one inside the segments.
+
+    classes: how many the run's vocabulary has, where class numbers matter.
+    """
     with _opened(part) as file:
         rows = _read(file, columns)
-        refuse_nonsense(rows)
+        refuse_nonsense(rows, classes)
         return rows
 
 
