@@ -14,18 +14,18 @@ from annotator.characters import refuse_invisible
 from annotator.errors import ConfigError
 from annotator.vocabulary import Vocabulary, names_background
 
-KEY = b"added_classes"
+KEY = "added_classes"
 """In the metadata of a pull's file."""
 
 
-def to_metadata(added: Sequence[str]) -> dict[bytes, str]:
+def to_metadata(added: Sequence[str]) -> dict[str, str]:
     return {KEY: json.dumps(list(added))} if added else {}
 
 
-def from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
+def from_metadata(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Raises ValueError where it is not what was written."""
     try:
-        added = json.loads((metadata or {}).get(KEY, b"[]"))
+        added = json.loads(metadata.get(KEY, "[]"))
     except RecursionError:  # of brackets by the thousand
         added = None
     if not isinstance(added, list) or not all(isinstance(name, str) for name in added):

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from annotator.characters import visible
 from annotator.commands import bench, convert, evaluate, models, report, results, review, train
 from annotator.commands.arguments import (
     RunArgument,
@@ -22,6 +21,7 @@ from annotator.commands.arguments import (
 from annotator.commands.typed import Command
 from annotator.errors import AnnotatorError
 from annotator.models.devices import keep_freed_memory
+from annotator.visible import visible
 
 EXIT_ERROR, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 

@@ -45,6 +45,7 @@ def _digest(values: pa.Array) -> str:
         for piece in _bytes_of(values):
             found.update(piece)
     else:
+        values = values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values
         found.update(pc.fill_null(values, 0).to_numpy(zero_copy_only=False).tobytes())
     return found.hexdigest()
 

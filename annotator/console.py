@@ -16,10 +16,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from annotator.characters import visible
 from annotator.pace import Pace, duration, pace_text
 from annotator.run import ImageRecord, RunReader
 from annotator.step_progress import heard_by
+from annotator.visible import visible
 from annotator.wording import are, count
 
 if TYPE_CHECKING:

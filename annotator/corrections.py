@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -27,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator.added_classes import extended, from_metadata, to_metadata
+from annotator.batches import BatchWriter, metadata_of, read_batches
 from annotator.errors import ConfigError, RunError
 from annotator.files import Draft, move, refuse_leading_out, sync_folder
 from annotator.locks import alone_in
@@ -41,7 +44,7 @@ from annotator.wording import one_line
 Verdict = Literal["", "approve", "reject", "redo"]
 VERDICTS: tuple[Verdict, ...] = ("approve", "reject", "redo")
 BATCH_ROWS = 256
-CREATED = b"created"
+CREATED = "created"
 
 _SCHEMA = pa.schema(
     [
@@ -159,7 +162,8 @@ def class_names(run: RunReader) -> tuple[str, ...]:
 
 def _classes_of(vocabulary: Vocabulary, file: Path) -> tuple[str, ...]:
     try:
-        return extended(vocabulary, from_metadata(pq.read_schema(file).metadata))
+        with pq.ParquetFile(file) as opened:
+            return extended(vocabulary, from_metadata(metadata_of(opened)))
     except (*UNREADABLE, ConfigError) as error:
         raise _unreadable(file, error) from None
 
@@ -196,10 +200,10 @@ def append(directory: Path, corrections: Iterable[Correction], added: Sequence[s
     draft = Draft(folder / "pull", durable=True)
     try:
         schema = _SCHEMA.with_metadata({CREATED: created, **to_metadata(added)})
-        with pq.ParquetWriter(draft.file, schema, compression="zstd") as writer:
+        with closing(BatchWriter(draft.file, schema)) as writer:
             batch = first
             while batch:
-                writer.write_table(_to_table(batch))
+                writer.write(_to_table(batch))
                 batch = list(islice(rows, BATCH_ROWS))
         draft.close()
         with alone_in(folder, wait=True):  # else two pulls at once would take one number
@@ -239,19 +243,18 @@ def files(directory: Path) -> list[Path]:
     return sorted(found, key=_number)
 
 
-def read(file: Path) -> pa.Table:
-    """A pull as `written` takes it."""
+def with_rows(pull: Path, change: Callable[[pa.Table], pa.Table]) -> bytes:
+    """The pull's file with other rows: change takes and gives some at a time."""
+    content = io.BytesIO()
     try:
-        return pq.read_table(file, partitioning=None)
+        with pq.ParquetFile(pull, page_checksum_verification=True) as opened:
+            schema = opened.schema_arrow.with_metadata(metadata_of(opened))
+            with closing(BatchWriter(content, schema)) as writer:
+                for batch in read_batches(opened, BATCH_ROWS):
+                    writer.write(change(batch))
     except UNREADABLE as error:
-        raise _unreadable(file, error) from None
-
-
-def written(rows: pa.Table) -> bytes:
-    """A pull's file."""
-    content = pa.BufferOutputStream()
-    pq.write_table(rows, content, compression="zstd", row_group_size=BATCH_ROWS)
-    return content.getvalue().to_pybytes()
+        raise _unreadable(pull, error) from None
+    return content.getvalue()
 
 
 def _number(file: Path) -> int:
@@ -271,9 +274,9 @@ def _latest(directory: Path) -> Iterator[Correction]:
 def _rows(file: Path) -> Iterator[tuple[Correction, int]]:
     """Its rows, each with the number of its pull."""
     try:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(BATCH_ROWS):
-                refuse_nonsense(pa.Table.from_batches([batch]))
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            for batch in read_batches(opened, BATCH_ROWS):
+                refuse_nonsense(batch)
                 for row in batch.to_pylist():
                     record = from_row({"path": row["path"], "status": "ok", "segments": row["segments"]})
                     yield Correction(**row | {"segments": record.segments}), _number(file)
@@ -295,9 +298,9 @@ def _to_table(corrections: list[Correction]) -> pa.Table:
 
 def _describe(file: Path) -> Pull:
     try:
-        with pq.ParquetFile(file) as opened:
-            created = opened.schema_arrow.metadata[CREATED].decode()
-            table = opened.read(columns=["verdict", "edited"])
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            created = metadata_of(opened)[CREATED]
+            table = pa.concat_tables(read_batches(opened, BATCH_ROWS, ["verdict", "edited"]))
     except UNREADABLE as error:
         raise _unreadable(file, error) from None
     counts = {verdict: pc.sum(pc.equal(table["verdict"], verdict)).as_py() or 0 for verdict in VERDICTS}

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from annotator.visible import visible_line
+
 
 class AnnotatorError(Exception):
-    """Something the user can mend; the command line prints it as one line, without a traceback."""
+    """Something the user can mend; the command line prints it as one line, without a traceback.
+
+    Whatever file names and libraries put into it, the message is one line of characters that can be seen.
+    """
+
+    def __str__(self) -> str:
+        return visible_line(super().__str__())
 
 
 class ConfigError(AnnotatorError):

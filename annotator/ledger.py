@@ -10,6 +10,7 @@ are read instead, and the next writer makes it anew. A run of few parts has none
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -22,17 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annotator import storage
+from annotator import column_digests, storage
 from annotator.counts import COUNTED, RunSummary
 from annotator.finished import Digests, Finished, digests_of
 from annotator.open_labels import rules
-from annotator.parts import list_parts, parts_folder, read_all
+from annotator.parts import UNREADABLE, list_parts, parts_folder, read_all
 
 LEDGER_PARTS = 512
 """So many parts share a ledger: 131,072 photos where parts are full."""
 
 _VERSION = 3
-"""Version 1 counted segments where it should have counted photos, version 2 told nothing of the photos' files."""
+"""Version 1 counted segments where it should have counted photos; 2 had no digests and told nothing of photos' files."""
 _FINISHED = ["path", "status", "bytes", "mtime"]
 _LEDGER = re.compile(r"ledger-(\d+)\.parquet")
 _METADATA = b"ledger"
@@ -134,7 +135,8 @@ def make_ledger(directory: Path, names: Sequence[str], *, open_labels: bool) -> 
         "summary": RunSummary.of(whole, open_labels=open_labels).to_dict(),
     }
     digests = _digest_rows(whole).sort_by("high")  # which makes sorting those of all ledgers three times as fast
-    digests = digests.replace_schema_metadata({_METADATA: json.dumps(content)})
+    content = json.loads(json.dumps({**content, "columns": column_digests.digests_of(digests)}))
+    digests = digests.replace_schema_metadata({_METADATA: json.dumps({**content, "digest": _digest(content)})})
     file = pa.BufferOutputStream()
     pq.write_table(
         digests, file, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
@@ -165,20 +167,29 @@ def _open(file: Path) -> Ledger | None:
     """None where it is damaged, of another version, or counts free text by other rules."""
     try:
         content = json.loads(pq.read_schema(_source(file)).metadata[_METADATA])
-        if content["version"] != _VERSION or content["rules"] not in ("", rules()):
+        if content.pop("digest") != _digest(content) or content["version"] != _VERSION:
+            return None
+        if content["rules"] not in ("", rules()):
             return None
         return Ledger(
             file, tuple(Covered(*part) for part in content["parts"]), RunSummary.from_dict(content["summary"])
         )
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+    except UNREADABLE:
         return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Of what a ledger says of its parts: page checksums do not cover metadata."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=column_digests.BYTES).hexdigest()
 
 
 def _read_digests(file: Path) -> pa.Table | None:
     """None where it is damaged behind its metadata."""
     try:
-        return pq.read_table(_source(file), page_checksum_verification=True, partitioning=None)
-    except (pa.ArrowException, OSError):
+        found = pq.read_table(_source(file), page_checksum_verification=True, partitioning=None)
+        told = json.loads(found.schema.metadata[_METADATA])["columns"]
+        return found if column_digests.digests_of(found) == told else None
+    except UNREADABLE:
         return None
 
 

@@ -8,7 +8,9 @@ changed nothing, and what one leaves undone that is killed later, the next comma
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 from annotator import corrections, ledger, storage
 from annotator.errors import RunError
 from annotator.files import move, refuse_leading_out
-from annotator.locks import acquire
+from annotator.locks import acquire, alone_in
 from annotator.manifest import MOVING, Manifest
 from annotator.parts import (
     encoded,
@@ -38,21 +40,27 @@ def lengthen(directory: Path, root: str, between: str) -> None:
     if not between and Manifest.load(directory).state != MOVING:
         return
     lock = acquire(directory)
+    no_pull = nullcontext() if storage.is_remote(directory) else alone_in(directory, wait=True)
     try:
         lock.sign()
-        found = Manifest.load(directory)
-        if found.state != MOVING and found.image_root == f"{root.rstrip('/')}/{between}":
-            _write_beside(directory, between)
-            generation = found.generation + storage.is_remote(directory)
-            found = replace(found, state=MOVING, image_root=root, generation=generation)
-            found.save(directory)
-        if found.image_root != root:
-            raise RunError(f"{directory}: another process has changed where this run's photos are; try again")
-        if found.state == MOVING:
-            _take_places(directory, found.generation)
-            replace(found, state="interrupted").save(directory)
+        with no_pull:
+            _lengthen(directory, root, between)
     finally:
         lock.release()
+
+
+def _lengthen(directory: Path, root: str, between: str) -> None:
+    found = Manifest.load(directory)
+    if found.state != MOVING and found.image_root == f"{root.rstrip('/')}/{between}":
+        _write_beside(directory, between)
+        generation = found.generation + storage.is_remote(directory)
+        found = replace(found, state=MOVING, image_root=root, generation=generation)
+        found.save(directory)
+    if found.image_root != root:
+        raise RunError(f"{directory}: another process has changed where this run's photos are; try again")
+    if found.state == MOVING:
+        _take_places(directory, found.generation)
+        replace(found, state="interrupted").save(directory)
 
 
 def _write_beside(directory: Path, between: str) -> None:
@@ -63,12 +71,11 @@ def _write_beside(directory: Path, between: str) -> None:
         for folder in (beside, parts_folder(beside), corrections.folder_of(beside)):
             refuse_leading_out(folder, directory)
             folder.mkdir(exist_ok=True)
+    longer = partial(_longer, between=between)
     for part in part_files(directory):
-        rows = _longer(read_columns(part, ROW.names), between)
-        storage.write_bytes(parts_folder(beside) / part.name, encoded(rows))
+        storage.write_bytes(parts_folder(beside) / part.name, encoded(longer(read_columns(part, ROW.names))))
     for pull in corrections.files(directory):
-        rows = _longer(corrections.read(pull), between)
-        storage.write_bytes(corrections.folder_of(beside) / pull.name, corrections.written(rows))
+        storage.write_bytes(corrections.folder_of(beside) / pull.name, corrections.with_rows(pull, longer))
 
 
 def _take_places(directory: Path, generation: int) -> None:

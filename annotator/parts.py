@@ -153,11 +153,14 @@ def rewrite(part: Path, stamp: str, table: pa.Table) -> bool:
     return True
 
 
-def read_columns(part: Path, columns: list[str]) -> pa.Table:
-    """Some columns of a part; `segments.list.element.area` names one inside the segments."""
+def read_columns(part: Path, columns: list[str], classes: int | None = None) -> pa.Table:
+    """Some columns of a part; `segments.list.element.area` names one inside the segments.
+
+    classes: how many the run's vocabulary has, where class numbers matter.
+    """
     with _opened(part) as file:
         rows = _read(file, columns)
-        refuse_nonsense(rows)
+        refuse_nonsense(rows, classes)
         return rows
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from annotator.errors import RunError
 from annotator.prediction import Prediction, Segment
+from annotator.wording import one_line, shown
 
 _SEGMENT = pa.struct(
     [
@@ -92,8 +93,23 @@ def to_table(records: Iterable[ImageRecord]) -> pa.Table:
 def from_row(row: dict[str, Any]) -> ImageRecord:
     """The inverse; columns may be missing: those not read, and those younger than the row."""
     segments = tuple(_from_struct(struct) for struct in row.pop("segments", None) or ())
-    history = row.pop("history", None)
-    return ImageRecord(**row, segments=segments, history=json.loads(history) if history else None)
+    return ImageRecord(**row | {"history": _history(row)}, segments=segments)
+
+
+def _history(row: dict[str, Any]) -> Any:
+    text = row.get("history")
+    if not text:
+        return None
+    try:
+        history = json.loads(text)
+        if not isinstance(history, dict):
+            raise ValueError(f"it is {shown(history)}")
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{row['path']}: expected the history of its labels as a JSON object, but it cannot be read "
+            f"({one_line(error)}); label it again"
+        ) from None
+    return history
 
 
 def _to_row(record: ImageRecord) -> dict[str, Any]:

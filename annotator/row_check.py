@@ -37,12 +37,13 @@ def refuse_other_columns(schema: pa.Schema, columns: Sequence[str] = ROW.names) 
             raise ValueError(f"expected a column {name!r}, but there is none")
 
 
-def refuse_nonsense(rows: pa.Table) -> None:
+def refuse_nonsense(rows: pa.Table, classes: int | None = None) -> None:
     """Raises ValueError, with the photo's path where it has one, for the first kind of fault that any row has.
 
-    rows: some columns of a part, of the right types. What takes several columns is looked at where all are there.
+    rows:    some columns of a part, of the right types. What takes several columns is looked at where all are there.
+    classes: how many the run's vocabulary has, where that is known.
     """
-    for wrong, what in _faults(rows):
+    for wrong, what in _faults(rows, np.iinfo(np.int32).max if classes is None else classes - 1):
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             path = rows["path"][row].as_py() if "path" in rows.column_names else None
@@ -63,7 +64,7 @@ def _refuse_other_type(expected: pa.Field, found: pa.Field, only: Sequence[str] 
         raise ValueError(f"expected {expected.name!r} to be of type {expected.type}, but it is {found.type}")
 
 
-def _faults(rows: pa.Table) -> Iterator[tuple[Wrong, str]]:
+def _faults(rows: pa.Table, last_class: int) -> Iterator[tuple[Wrong, str]]:
     """Per row whether it is wrong, and what is wrong."""
     columns = {name: rows[name].combine_chunks() for name in rows.column_names}
     for name, column in columns.items():
@@ -79,13 +80,16 @@ def _faults(rows: pa.Table) -> Iterator[tuple[Wrong, str]]:
         pixels = width * height
         yield is_ok & ((width < 1) | (height < 1) | (pixels > MOST_PIXELS)), "no photo has this size"
         if "segments" in columns:
-            yield from _segment_faults(columns["segments"], width, height)
+            yield from _segment_faults(columns["segments"], last_class, width, height)
     elif "segments" in columns:
-        yield from _segment_faults(columns["segments"])
+        yield from _segment_faults(columns["segments"], last_class)
 
 
 def _segment_faults(
-    column: pa.ListArray, width: NDArray[np.int64] | None = None, height: NDArray[np.int64] | None = None
+    column: pa.ListArray,
+    last_class: int,
+    width: NDArray[np.int64] | None = None,
+    height: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Wrong, str]]:
     segments = column.flatten()
     counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
@@ -105,7 +109,8 @@ def _segment_faults(
         lengths = pc.fill_null(pc.binary_length(fields["embedding"]), 2).to_numpy(zero_copy_only=False)
         yield rows((lengths % 2 != 0) | (lengths == 0)), "a segment's embedding is cut off"
     if "class_id" in fields:
-        yield rows(fields["class_id"].to_numpy() < -1), "a segment's class_id is no class"
+        class_ids = fields["class_id"].to_numpy()
+        yield rows((class_ids < -1) | (class_ids > last_class)), "a segment's class_id is no class"
     if "area" in fields:
         yield rows(fields["area"].to_numpy() < 1), "a segment has no area"
     if width is None or height is None or not {"rle", "area", "bbox"} <= fields.keys():

@@ -277,6 +277,7 @@ class RunReader:
     def _merged(self, columns: list[str], *, failed: bool = False) -> Iterator[ImageRecord]:
         """Rows of all parts, or of those that may hold failures; a part is opened when the walk gets to it."""
         folder = parts_folder(self.directory)
+        classes = len(self.vocabulary.names) if self.vocabulary else None
         ledgers, rest = ledger.survey(self.directory)
         waiting = list(zip((first for first, _ in storage.each(span, rest)), rest, strict=True))
         for each in ledgers:
@@ -286,7 +287,9 @@ class RunReader:
         active: list[tuple[str, int, ImageRecord, Iterator[ImageRecord]]] = []
         while waiting or active:
             while waiting and (not active or waiting[-1][0] <= active[0][0]):
-                rows: Iterator[ImageRecord] = map(from_row, read_columns(waiting.pop()[1], columns).to_pylist())
+                rows: Iterator[ImageRecord] = map(
+                    from_row, read_columns(waiting.pop()[1], columns, classes).to_pylist()
+                )
                 _push(active, rows, len(waiting))
             if active:  # else the parts had no rows
                 _, part, record, rows = heapq.heappop(active)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from annotator.batches import BatchWriter
 from annotator.decode import decode
 from annotator.errors import ImageError
 from annotator.files import Draft
@@ -107,7 +107,7 @@ class Shards:
         self._waiting: list[dict[str, Any]] = []
         self._bytes = 0
         self._shards: list[Draft] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: BatchWriter | None = None
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows += 1
@@ -139,10 +139,8 @@ class Shards:
         if self._writer is None:
             path = self._data / f"{self._split}-{len(self._shards):05d}.parquet"
             self._shards.append(self._folder.draft(path))
-            self._writer = pq.ParquetWriter(
-                self._shards[-1].file, self._schema, compression="zstd", write_page_checksum=True
-            )
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            self._writer = BatchWriter(self._shards[-1].file, self._schema)
+        self._writer.write(pa.Table.from_pylist(self._waiting, schema=self._schema))
         self._waiting, self._bytes = [], 0
         if self._shards[-1].file.tell() >= SHARD_BYTES:
             self._close()

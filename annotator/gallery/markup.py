@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from annotator.characters import visible
+from annotator.visible import visible
 from exporters.files import json_line
 
 

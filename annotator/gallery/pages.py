@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotator.characters import visible
 from annotator.gallery.cards import Card, Label
 from annotator.gallery.look import Look, swatch
 from annotator.gallery.markup import Markup, fill, joined, script_json
 from annotator.gallery.survey import Sort, Survey
 from annotator.prediction import NOTHING
 from annotator.run import RunReader
+from annotator.visible import visible
 
 PER_PAGE = 60
 LABELS_SHOWN = 6

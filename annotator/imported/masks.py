@@ -104,7 +104,9 @@ def values_of(folder: Path, classes_file: Path | None) -> Values:
         vocabulary = listed_classes(file)
         return Values(vocabulary, {index: index for index in range(len(vocabulary))}, file)
     try:
-        pairs = json.loads(file.read_bytes(), object_pairs_hook=list)
+        pairs = json.loads(file.read_bytes(), object_pairs_hook=_Pairs)
+        if not isinstance(pairs, _Pairs):
+            raise TypeError("it is none")
         names = {int(value): name for value, name in pairs}
         if len(names) < len(pairs):
             raise ValueError("a value stands there twice")
@@ -114,6 +116,10 @@ def values_of(folder: Path, classes_file: Path | None) -> Values:
         raise ConfigError(f"{file}: expected class names by values from 0 to 65534, but found others")
     vocabulary = classes_named([names[value] for value in sorted(names)], file)
     return Values(vocabulary, {value: index for index, value in enumerate(sorted(names))}, file)
+
+
+class _Pairs(list):
+    """Names and values of a JSON object, where a dict would lose what stands there twice."""
 
 
 def indices_of(file: Path, size: tuple[int, int], values: Values) -> NDArray[np.int32]:

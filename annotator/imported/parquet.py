@@ -13,10 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotator.batches import read_batches
 from annotator.errors import ConfigError
 from annotator.imported.labels import Labels, Measured, Tally, measure, record_of, refuse_bomb, refuse_outside
 from annotator.imported.masks import Values, indices_of, values_of
+from annotator.parts import UNREADABLE
 from annotator.record import ImageRecord
+from annotator.wording import one_line
 
 COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
     "path": pa.types.is_string,
@@ -67,10 +70,10 @@ def _rows(shard: Path) -> Iterator[dict]:
             for name, fits in COLUMNS.items():
                 if not fits(found := file.schema_arrow.field(name).type):
                     raise ConfigError(f"{shard}: expected {name} as an export to hf-dataset has it, but it is {found}")
-            for batch in file.iter_batches(BATCH, columns=list(COLUMNS)):
+            for batch in read_batches(file, BATCH, list(COLUMNS)):
                 for row in batch.to_pylist():
                     if None in row.values() or row["mask"]["bytes"] is None:
                         raise ConfigError(f"{shard}: expected photos with size and mask, but {row['path']!r} lacks one")
                     yield row
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{shard}: cannot be read ({error})") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{shard}: cannot be read ({one_line(error)})") from None

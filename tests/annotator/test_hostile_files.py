@@ -1,23 +1,20 @@
-"""Vocabularies, run.yaml, packs and `--set` of any content: they work, or one line says what is wrong."""
+"""Vocabularies, run.yaml, packs and `--set` that are wrong on purpose: one line says what is wrong."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from helpers_fuzz import VALUES
 from helpers_runs import ROOT
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from annotator.config import RunConfig, parse_setting, read_yaml
 from annotator.errors import AnnotatorError, ConfigError, VocabularyError
 from annotator.models.packs import describe, open_networks, read_pack
-from annotator.vocabulary import FIELDS, Vocabulary, as_vocabulary
+from annotator.vocabulary import Vocabulary
 from annotator.wording import shown
-from exporters import base as exporters
 from labelers import base as labelers
 
 DEEP = ["[" * 3000, "{a: " * 3000, "- " * 3000, "a: " + "[" * 3000]
@@ -169,98 +166,6 @@ def test_values_of_set(value: str) -> None:
     with pytest.raises(ConfigError, match=r"^labeler dinoiser: delta: expected ") as caught:
         labelers.resolve_parameters("dinoiser", dict([parse_setting(f"delta={value}")]))
     one_line(caught.value)
-
-
-# -- whatever else there may be -----------------------------------------------------------------------------------
-
-ODD = st.sampled_from(["\0", "\x1b", "\u2028", "\u200b", "{}", "#", ",", "[", "'", "../", "x" * 300])
-TEXTS = st.text(max_size=8) | ODD
-NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -1, 0, 2**63, 1e30])
-SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS | st.dates() | st.binary(max_size=3)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
-)
-
-
-def keyed(names: list[str], values: st.SearchStrategy[Any] = VALUES) -> st.SearchStrategy[Any]:
-    """Mappings whose keys are often right."""
-    return st.dictionaries(st.sampled_from(names) | TEXTS, values, max_size=4)
-
-
-def written(file: Path, content: Any) -> Path:
-    """As YAML, or as it is."""
-    text = content if isinstance(content, str) else dumped(content)
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    return file
-
-
-def dumped(content: Any) -> str:
-    try:
-        return yaml.safe_dump(content, allow_unicode=True)
-    except ValueError:  # of a number of 10,000 digits
-        assume(False)
-        raise
-
-
-def survives(call: Any, *arguments: Any) -> None:
-    with suppress(AnnotatorError):
-        call(*arguments)
-
-
-RAW = st.text(alphabet="abc{}[]:,-&*!?|>%@`'\"# \n\t0123456789.<_/\0\x85\u2028", max_size=30)
-SOURCES = keyed(["hub", "url", "path", "package", "file", "revision", "format", "sha256", "size"])
-ROLE = keyed(["architecture", "mean", "std", "licence", "weights", "parts", "companions"], VALUES | SOURCES)
-MANY_ROLES = keyed(["clip", "dino", "lm"], ROLE | VALUES)
-RUN_YAML = keyed(list(RunConfig.__dataclass_fields__))
-VOCABULARY = keyed(["cat", "dog", "background", "classes", "templates", "<<"], keyed(list(FIELDS)) | VALUES)
-PACK = keyed(
-    ["description", "roles", "labelers", "alternatives"], MANY_ROLES | st.dictionaries(TEXTS, MANY_ROLES) | VALUES
-)
-MANY = settings(max_examples=400)
-
-
-@pytest.mark.slow
-@MANY
-@given(VOCABULARY | RAW | VALUES)
-def test_any_vocabulary(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
-    file = tmp_path_factory.getbasetemp() / "any.yaml"
-    survives(Vocabulary.load, written(file, content))
-    if isinstance(content, str):
-        survives(Vocabulary.load, written(file.with_suffix(".txt"), content))
-        survives(as_vocabulary, content)
-
-
-@MANY
-@given(RUN_YAML | RAW | VALUES)
-def test_any_run_yaml(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
-    survives(RunConfig.load, written(tmp_path_factory.getbasetemp() / "any.yaml", content), {})
-
-
-@pytest.mark.slow
-@MANY
-@given(PACK | RAW | VALUES)
-def test_any_pack(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
-    survives(use, written(tmp_path_factory.getbasetemp() / "any.yaml", content))
-
-
-@pytest.mark.slow
-@MANY
-@given(st.sampled_from(labelers.BUILT_IN), st.data())
-def test_any_setting(labeler: str, data: st.DataObject) -> None:
-    names = list(labelers.default_parameters(labeler))
-    text = data.draw(
-        st.builds(lambda name, value: f"{name}={value}", st.sampled_from(names) | TEXTS, RAW | VALUES.map(dumped))
-    )
-    survives(lambda: labelers.resolve_parameters(labeler, dict([parse_setting(text)])))
-
-
-@pytest.mark.slow
-@MANY
-@given(st.sampled_from(sorted(exporters.BUILT_IN)), st.data())
-def test_any_option(format: str, data: st.DataObject) -> None:
-    registration = exporters.find(format)
-    given_options = data.draw(keyed(list(registration.options.__dataclass_fields__)))
-    survives(exporters._options_from, registration, given_options)
 
 
 @given(VALUES)

@@ -209,6 +209,7 @@ def test_a_kill_at_any_write_loses_nothing(
         assert rows(out) == expected, f"killed at the writing of {counted[-1]}"
         left_out = [each.path for each in expected if each not in list(corrections.corrected(expected, open_run(out)))]
         assert left_out == ["b/3.png"]
+        assert [pull.photos for pull in corrections.pulls(out)] == [1]
         assert not (out / FOLDER).exists()
     assert steps >= 8
     assert moving >= 2

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from annotator.errors import RunError
 from annotator.manifest import DIGEST, Manifest
@@ -45,51 +41,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run.json"
 
 
-def places(content: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield way
-    if isinstance(content, dict | list):
-        for key in content if isinstance(content, dict) else range(len(content)):
-            yield from places(content[key], (*way, key))
-
-
 CONTENT = json.loads(json.dumps({**asdict(MANIFEST)}))
-PLACES = [way for way in places(CONTENT) if way]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def replaced(way: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    content = copy.deepcopy(CONTENT)
-    inner = content
-    for key in way[:-1]:
-        inner = inner[key]
-    inner[way[-1]] = value
-    return content
 
 
 def test_it_comes_back(file: Path) -> None:
     assert Manifest.load(file.parent) == MANIFEST
     assert Vocabulary.from_dict(MANIFEST.vocabulary or {}).entries == ENTRIES
-
-
-@pytest.mark.slow
-@given(st.sampled_from(PLACES), JSON)
-@settings(max_examples=1500, deadline=None)
-def test_any_value_in_any_place_is_taken_or_named(tmp_path_factory: Any, way: tuple[Any, ...], value: Any) -> None:
-    """As somebody may write it by hand; what is taken is a manifest whose vocabulary can be read."""
-    folder = tmp_path_factory.getbasetemp()
-    (folder / "run.json").write_text(json.dumps(replaced(way, value)))
-    try:
-        found = Manifest.load(folder)
-    except RunError as error:
-        assert "\n" not in str(error)  # noqa: PT017
-        assert str(error).startswith(f"{folder / 'run.json'}: ")  # noqa: PT017
-    else:
-        assert isinstance(found.pack, dict)
-        assert found.vocabulary is None or Vocabulary.from_dict(found.vocabulary).classes is not None
 
 
 @pytest.mark.parametrize("name", [name for name in CONTENT if name not in ("schema", "state")])

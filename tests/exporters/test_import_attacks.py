@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import random
@@ -13,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from annotator.errors import AnnotatorError
@@ -24,57 +21,6 @@ from exporters.base import export
 
 MAP = np.repeat(np.array([[0, 1, 2, -1]], np.int32), 3, axis=0)
 NAMES = ["background", "cat", "dog"]
-COCO = {
-    "images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 3}],
-    "categories": [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}],
-    "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 1, "score": 0.5, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]},
-        {"id": 2, "image_id": 1, "category_id": 7, "segmentation": {"size": [3, 4], "counts": [6, 6]}},
-        {"id": 3, "image_id": 1, "category_id": 7, "iscrowd": 1, "segmentation": {"size": [3, 4], "counts": "60"}},
-    ],
-}
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.just(10**400)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.just("\ud800"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def places(content: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
-    return [way, *(place for key in keys for place in places(content[key], (*way, key)))]
-
-
-def replaced(way: tuple[Any, ...], value: Any) -> Any:
-    content: Any = copy.deepcopy(COCO)
-    inner = content
-    for key in way[:-1]:
-        inner = inner[key]
-    inner[way[-1]] = value
-    return content
-
-
-@pytest.mark.slow
-@given(st.sampled_from([way for way in places(COCO) if way]), JSON)
-@settings(max_examples=400, deadline=None)
-def test_any_value_in_any_place_of_a_coco_file(tmp_path_factory: Any, way: tuple[Any, ...], value: Any) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    (folder / "a.json").write_text(json.dumps(replaced(way, value)))
-    taken_or_named(folder / "a.json", "coco", folder / "b.json")
-
-
-def taken_or_named(source: Path, kind: str, out: Path) -> None:
-    try:
-        convert(source, kind, out)
-    except AnnotatorError as error:
-        assert "\n" not in str(error)  # noqa: PT017
-        assert source.name in str(error)  # noqa: PT017
 
 
 @pytest.fixture
