@@ -128,7 +128,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary.")] = False,
 ) -> None:
     """Label photos. Stops and resumes at any time; a bad photo is skipped and recorded (exit code 3)."""
-    from annotator import console
+    from annotator import console, printing
     from annotator.config import RunConfig
 
     refuse_arguments(context.args, images)
@@ -144,11 +144,11 @@ def run(
     pipeline.check(job)
     console.announce(job, quiet)
     if dry_run:
-        console.print_estimate(job, pipeline.estimate(job))
+        printing.print_estimate(job, pipeline.estimate(job))
         return
     with console.progress(quiet) as watch:
         outcome = pipeline.run(job, watch, watch.begin)
-    console.print_outcome(outcome, quiet)
+    printing.print_outcome(outcome, quiet)
     if outcome.state == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.summary.failed:
@@ -164,13 +164,13 @@ def status(
     ] = False,
 ) -> None:
     """What a run holds so far: counts, classes, failures."""
-    from annotator import console
+    from annotator import printing
     from annotator.run import open_run
 
     opened = open_run(run)
-    if verify and console.print_damage(opened):
+    if verify and printing.print_damage(opened):
         raise typer.Exit(EXIT_SOME_FAILED)
-    console.print_status(opened, failures)
+    printing.print_status(opened, failures)
 
 
 app.command(cls=Command)(results.export)
@@ -186,9 +186,9 @@ app.command(cls=Command)(bench.bench)
 @app.command(cls=Command)
 def labelers(name: Annotated[str | None, typer.Argument(help="One labeler: shows its settings.")] = None) -> None:
     """The methods there are, or one method's settings."""
-    from annotator import console
+    from annotator import printing
 
-    console.print_labelers(name)
+    printing.print_labelers(name)
 
 
 @app.command(cls=Command)
@@ -199,13 +199,13 @@ def demo(
     set_: SetOption = None,
 ) -> None:
     """Label a few sample photos and write masks, overlays, COCO and overview.png."""
-    from annotator import console
+    from annotator import console, printing
     from annotator.demo import make_demo
     from labelers.base import find
 
     overview = make_demo(out, labeler, pack, console.status, parse_settings(set_))
     classes = f" --vocab {out / 'classes.txt'}" if find(labeler).spec.needs_vocabulary else ""
-    console.print_demo(overview, f"annotate run --labeler {labeler} --images DIR{classes}")
+    printing.print_demo(overview, f"annotate run --labeler {labeler} --images DIR{classes}")
 
 
 def _version(wanted: bool) -> None:

@@ -33,6 +33,7 @@ UPPER_FLOORS = (
     "annotator.demo",
     "annotator.gallery",
     "annotator.imported",
+    "annotator.printing",
     "annotator.review",
     "annotator.show",
 )

@@ -63,7 +63,7 @@ def bench(
     from itertools import islice
     from tempfile import TemporaryDirectory
 
-    from annotator import console
+    from annotator import console, printing
     from annotator.bench.measure import measure, sample_classes, sample_photos
     from annotator.bench.picture import draw_bench
     from annotator.bench.table import headline, photos_line, result_lines, stage_table
@@ -105,4 +105,4 @@ def bench(
     if picture is not None:
         with replacing(picture) as opened:
             draw_bench(measured).save(opened, "PNG")
-        console.print_picture(picture)
+        printing.print_picture(picture)

@@ -65,7 +65,7 @@ def benchmark(
     subset:     this many photos, evenly spread.
     out:        folder of the run, and of its report in OUT/eval; the same command resumes it.
     """
-    from annotator import console, pipeline
+    from annotator import console, pipeline, printing
     from annotator.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
     from annotator.run import open_run
     from evaluation.benchmarks import complete, load_benchmark, score, write_benchmark
@@ -90,11 +90,11 @@ def benchmark(
     with console.progress(quiet) as watch:
         outcome = pipeline.run(job, watch, watch.begin)
     if outcome.state == "interrupted":
-        console.print_outcome(outcome, quiet)
+        printing.print_outcome(outcome, quiet)
         raise typer.Exit(EXIT_INTERRUPTED)
     result = score(chosen, dataset, open_run(outcome.directory), subset)
     files = write_benchmark(result, outcome.directory / "eval")
-    console.print_evaluation(result.evaluation, files)
+    printing.print_evaluation(result.evaluation, files)
     console.out.print(_table(result))
     if outcome.summary.failed:
         raise typer.Exit(EXIT_SOME_FAILED)

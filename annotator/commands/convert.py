@@ -44,9 +44,9 @@ def convert(
     instances: Annotated[bool | None, typer.Option("--instances", help=DESCRIPTIONS["instances"])] = None,
 ) -> None:
     """Write labels of another tool, COCO or mask PNGs, in any export format; says what that does not keep."""
-    from annotator import console
+    from annotator import printing
     from annotator.imported.convert import convert
 
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
-    console.print_export(convert(source, to, out, options, images=images, classes=classes, overlap=overlap))
+    printing.print_export(convert(source, to, out, options, images=images, classes=classes, overlap=overlap))

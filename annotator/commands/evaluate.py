@@ -133,7 +133,7 @@ def _score_run(
     device: str,
     precision: PrecisionChoice,
 ) -> None:
-    from annotator import console
+    from annotator import printing
     from annotator.errors import ConfigError
     from annotator.whereabouts import open_run_at
     from evaluation import open_evaluation
@@ -148,7 +148,7 @@ def _score_run(
             raise ConfigError(f"no metric {name!r}; known are {', '.join(known)}")
     if by_pixel := tuple(name for name in names if name in METRICS):
         evaluation = evaluate_run(opened, open_truth(truth, opened, truth_classes), by_pixel)
-        console.print_evaluation(evaluation, write_report(evaluation, folder))
+        printing.print_evaluation(evaluation, write_report(evaluation, folder))
     if by_segment := tuple(name for name in names if name not in METRICS):
         from annotator.run_networks import describer, networks_of
         from evaluation.human import HumanScores
@@ -163,4 +163,4 @@ def _score_run(
             human=HumanScores.load(human) if human else None,
             describe=lambda: describer(opened, networks, parse_settings(settings)),
         )
-        console.print_open_evaluation(scores, write_open_report(scores, folder))
+        printing.print_open_evaluation(scores, write_open_report(scores, folder))

@@ -14,17 +14,17 @@ app = typer.Typer(no_args_is_help=True, help="Which weights there are, where the
 @app.command("list", cls=Command)
 def list_packs() -> None:
     """Packs, their roles, and whether the weights are at hand."""
-    from annotator import console
+    from annotator import printing
 
-    console.print_packs()
+    printing.print_packs()
 
 
 @app.command(cls=Command)
 def show(pack: Annotated[str, typer.Argument(help="Pack name or .yaml.")]) -> None:
     """Every file of a pack: source, licence, size, hash."""
-    from annotator import console
+    from annotator import printing
 
-    console.print_pack(pack)
+    printing.print_pack(pack)
 
 
 @app.command(cls=Command)
@@ -33,6 +33,6 @@ def pull(
     labeler: Annotated[str | None, typer.Option(help="Only what this labeler needs.")] = None,
 ) -> None:
     """Fetch a pack's weights and check their hashes."""
-    from annotator import console
+    from annotator import printing
 
-    console.pull(pack, labeler)
+    printing.pull(pack, labeler)

@@ -99,7 +99,7 @@ def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit:
 
     from rich.text import Text
 
-    from annotator import console
+    from annotator import console, printing
     from annotator.corrections import corrected, pulls
     from annotator.gallery.report import make_report
     from annotator.whereabouts import open_run_at
@@ -118,7 +118,7 @@ def _gallery(run: Path, images: str | None, out: Path | None, sort: Sort, limit:
             f"--images says where they are now"
         )
     lines += [f"  note: {note}" for note in done.notes]
-    console.print_lines([Text(line) for line in lines])
+    printing.print_lines([Text(line) for line in lines])
 
 
 def _table(

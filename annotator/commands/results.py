@@ -91,13 +91,13 @@ def export(
     """Write a run's masks for a trainer."""
     from functools import partial
 
-    from annotator import console
+    from annotator import printing
     from annotator.corrections import Tally, corrected, pulls
     from annotator.whereabouts import open_run_at
     from exporters import base
 
     if format == "list":
-        console.print_formats()
+        printing.print_formats()
         return
     flags = {name: value for name, value in locals().items() if name in EXPORT_FLAGS and value is not None}
     options = {**flags, **parse_settings(set_)}
@@ -111,7 +111,7 @@ def export(
             f"as reviewed: {count(tally.edited, 'photo')} edited, {tally.approved:,} approved, "
             f"{tally.left_out:,} left out"
         )
-    console.print_export(summary)
+    printing.print_export(summary)
 
 
 def relabel(
@@ -132,7 +132,7 @@ def relabel(
     device: DeviceOption = "auto",
 ) -> None:
     """Map free-text labels to class names, as a run of its own; mapping.csv says what became of every segment."""
-    from annotator import console
+    from annotator import console, printing
     from annotator.relabel import relabel as relabel_run
     from annotator.run import open_run
     from annotator.run_networks import networks_of
@@ -144,7 +144,7 @@ def relabel(
         networks = networks_of(opened, pack, device, parse_weights(weights))
     target = run.with_name(f"{run.name}-{by}") if out is None and not is_remote(run) else results_in(run, out, "")
     done = relabel_run(opened, as_vocabulary(vocab), by, target, networks, threshold=threshold, overwrite=overwrite)
-    console.print_relabelled(done)
+    printing.print_relabelled(done)
 
 
 def show(
@@ -156,7 +156,7 @@ def show(
     images: ImagesOption = None,
 ) -> None:
     """One photo's segments: the tree in which they were joined, with captions and scores, and a picture of them."""
-    from annotator import console
+    from annotator import printing
     from annotator.decode import decode
     from annotator.errors import ConfigError, ImageError
     from annotator.show import SIDE, draw, find_record, tree_lines
@@ -165,7 +165,7 @@ def show(
 
     opened = open_run_at(run, images)
     record = find_record(opened, image)
-    console.print_lines(tree_lines(record))
+    printing.print_lines(tree_lines(record))
     if record.status == "failed":
         return
     picture = results_in(run, out, f"show/{record.path}.png")
@@ -179,4 +179,4 @@ def show(
         raise ImageError(f"{path}: {error}; only the tree can be shown, unless --images says where it is") from None
     with OutputFolder(opened, picture.parent).replacing(picture) as file:
         draw(record, photo).save(file, format)
-    console.print_picture(picture)
+    printing.print_picture(picture)

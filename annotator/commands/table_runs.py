@@ -63,7 +63,7 @@ class TableMaker:
         return table
 
     def _cell(self, row: Row, benchmark: Benchmark, dataset: Dataset, metrics: Sequence[str]) -> Cell:
-        from annotator import console, pipeline
+        from annotator import console, pipeline, printing
         from annotator.cli import EXIT_INTERRUPTED
         from annotator.run import open_run
         from evaluation.benchmarks import score, write_benchmark
@@ -78,7 +78,7 @@ class TableMaker:
         with console.progress(False) as watch:
             outcome = pipeline.run(job, watch, watch.begin)
         if outcome.state == "interrupted":
-            console.print_outcome(outcome, quiet=True)
+            printing.print_outcome(outcome, quiet=True)
             raise typer.Exit(EXIT_INTERRUPTED)
         run = open_run(outcome.directory)
         if MIOU in metrics:

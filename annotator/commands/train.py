@@ -147,7 +147,7 @@ def heads(
     device: DeviceOption = "auto",
 ) -> None:
     """Train CLIP-DINOiser's two heads on photos without labels: DINO teaches the affinity, FOUND what is an object."""
-    from annotator import console
+    from annotator import console, printing
     from annotator.commands.measure import Comparison, compare_heads, comparison_lines
     from annotator.training.making import make_heads
 
@@ -157,7 +157,7 @@ def heads(
     if trained is not None and on is not None:
         with console.stages() as report:
             scores = compare_heads(trained, on, out.with_suffix(".compare"), report)
-        console.print_lines(comparison_lines(scores))
+        printing.print_lines(comparison_lines(scores))
 
 
 @app.command(cls=Command)
@@ -190,7 +190,7 @@ def found(
     device: DeviceOption = "auto",
 ) -> None:
     """Train FOUND's decoder on photos without labels: from its training-free masks, then from its own predictions."""
-    from annotator import console
+    from annotator import console, printing
     from annotator.commands.measure import saliency, saliency_lines
     from annotator.images import open_source
     from annotator.training.making import make_found
@@ -204,7 +204,7 @@ def found(
     if trained is not None and truth is not None and truth_images is not None:
         with console.stages() as report:
             scores = saliency(trained, truth_images, truth, report)
-        console.print_lines(saliency_lines(scores))
+        printing.print_lines(saliency_lines(scores))
 
 
 def _plan(

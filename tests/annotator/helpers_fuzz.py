@@ -258,10 +258,10 @@ def sound(found: ImageRecord) -> None:
 
 def status_of(directory: Path) -> None:
     """As `annotate status` prints it."""
-    from annotator import console
+    from annotator import console, printing
 
     with redirect_stdout(io.StringIO()):
-        console.print_status(RunReader(directory), failures=True)
+        printing.print_status(RunReader(directory), failures=True)
 
 
 @reader(800)
