@@ -105,7 +105,7 @@ def test_a_list_that_was_tampered_with_is_one_line(run: RunReader, value: str) -
     pull_with(run, "zebra", label="zebra")
     (file,) = (run.directory / "corrections").glob("*.parquet")
     table = pq.read_table(file)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, KEY: value}), file)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, KEY.encode(): value}), file)
     for use in (class_names, classes_of):
         with pytest.raises(RunError, match=r"000001\.parquet: cannot be read \(.*move it away") as caught:
             use(run)
