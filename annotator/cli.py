@@ -113,7 +113,12 @@ def run(
         int | None, typer.Option(help="Refuse photos with more pixels.", show_default="178956970")
     ] = None,
     max_failure_rate: Annotated[
-        float | None, typer.Option(help="Stop when more than this share of photos fails.", show_default="0.5")
+        float | None,
+        typer.Option(
+            help="Stop when more than this share of photos fails, or 32 in a row cannot be read or labelled; "
+            "1: record whatever fails.",
+            show_default="0.5",
+        ),
     ] = None,
     retry_failed: Annotated[bool | None, typer.Option("--retry-failed", help="Try failed photos again.")] = None,
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Start the run anew.")] = None,

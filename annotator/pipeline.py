@@ -18,6 +18,7 @@ from annotator import ledger
 from annotator.blame import blaming
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
+from annotator.engines.photo_folders import PhotoFolders
 from annotator.engines.ray_todo import remove_todo
 from annotator.errors import ConfigError, RunError
 from annotator.finished import Finished
@@ -177,6 +178,8 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     labelled = 0
     config = job.config
     options = {"overwrite": config.overwrite, "retry_failed": config.retry_failed}
+    folders, image_root = PhotoFolders(), place(job.manifest.image_root)
+    folders.remember(image_root)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         todo = writer.finished.left_of(staged_items("find", job.source))
@@ -196,6 +199,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
         if not stopped():
+            folders.check(image_root)  # a search finds nothing more in a folder that is gone
             job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from annotator.config import RunConfig
 from annotator.engines import local
 from annotator.engines.decoding import DecodePool
+from annotator.engines.faults import IN_A_ROW, FailuresInARow, describe
 from annotator.engines.team import Team
-from annotator.errors import RunError
+from annotator.errors import BrokenError, RunError
 from annotator.images import ImageRef
 from annotator.run import ImageRecord
 from annotator.stages import stage
@@ -51,10 +52,20 @@ class Crew:
         return DecodePool(workers, ahead, working_side=working_side, max_pixels=self.config.max_pixels)
 
     def execute(
-        self, refs: Iterable[ImageRef], pool: DecodePool, should_stop: Callable[[], bool] = lambda: False
+        self,
+        refs: Iterable[ImageRef],
+        pool: DecodePool,
+        should_stop: Callable[[], bool] = lambda: False,
+        failures: FailuresInARow | None = None,
     ) -> Generator[ImageRecord, None, None]:
-        """Labels these photos; nothing is written."""
-        yield from local.execute(refs, self.labeler, pool, self.batch_size, should_stop, self._smaller_batches())
+        """Labels these photos; nothing is written. failures: counts those in a row over several calls."""
+        failures = failures or self.failures()
+        need_less = self._smaller_batches()
+        yield from local.execute(refs, self.labeler, pool, self.batch_size, should_stop, need_less, failures)
+
+    def failures(self) -> FailuresInARow:
+        """A new count of failures in a row, which who wants every failure recorded does without."""
+        return FailuresInARow(None if self.config.max_failure_rate >= 1 else IN_A_ROW)
 
     def _smaller_batches(self) -> Callable[[], bool]:
         """For after memory ran out: halves what the networks see at a time; False where that is one already."""
@@ -90,17 +101,13 @@ def assemble(config: RunConfig, vocabulary: Vocabulary | None, device: str) -> C
     try:
         return _assemble(config, vocabulary, devices)
     except RuntimeError as error:  # torch has it for all that a device cannot do
-        raise RunError(_not_opened(error, config, devices)) from error
+        from annotator.models.devices import is_out_of_memory
 
-
-def _not_opened(error: RuntimeError, config: RunConfig, devices: list[str]) -> str:
-    from annotator.models.devices import is_out_of_memory
-
-    hint = ""
-    if is_out_of_memory(error):
-        hint = "; end what else runs there" + (", or try fewer --actors" if config.engine == "ray" else "")
-    reason = " ".join(str(error).split())[: local.REASON_LENGTH]
-    return f"{','.join(devices)}: the networks cannot be opened: {type(error).__name__}: {reason}{hint}"
+        problem = f"{','.join(devices)}: the networks cannot be opened: {describe(error)}"
+        if not is_out_of_memory(error):
+            raise BrokenError(problem) from error
+        fewer = ", or try fewer --actors" if config.engine == "ray" else ""
+        raise RunError(f"{problem}; end what else runs there{fewer}") from error
 
 
 def _assemble(config: RunConfig, vocabulary: Vocabulary | None, devices: list[str]) -> Crew:

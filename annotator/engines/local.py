@@ -11,6 +11,15 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from annotator.engines.decoding import Decoded, DecodePool
+from annotator.engines.faults import (
+    REASON_LENGTH,
+    FailuresInARow,
+    describe,
+    is_unclear,
+    stop_if_all_are_broken,
+    stop_if_broken,
+)
+from annotator.errors import BrokenError
 from annotator.images import ImageRef, Photo
 from annotator.models.devices import is_out_of_memory
 from annotator.prediction import Prediction
@@ -20,8 +29,6 @@ from annotator.stages import staged
 if TYPE_CHECKING:
     from labelers.base import Labeler
 
-REASON_LENGTH = 500
-
 
 def execute(
     refs: Iterable[ImageRef],
@@ -30,33 +37,43 @@ def execute(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
     need_less: Callable[[], bool] = lambda: False,
+    failures: FailuresInARow | None = None,
 ) -> Iterator[ImageRecord]:
     """decode -> label -> encode; one record per photo in the order of `refs`.
+
+    Photos that failed one after the other come late: when it is known that nothing is broken. Where something is, a
+    `BrokenError` ends it, and neither these nor the photos under way come at all.
 
     While one batch is labelled, the next is being decoded and the last is being encoded; nothing else is held.
 
     should_stop: is asked before each batch.
     need_less:   called when memory ran out; makes the labeler need less and says whether it could.
+    failures:    counts failures in a row over several calls.
     """
+    failures = failures if failures is not None else FailuresInARow()
     decoded = pool.decode(refs)
-    encoding: deque[Future[ImageRecord]] = deque()
+    encoding: deque[tuple[Future[ImageRecord], bool]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
         while not should_stop() and (batch := list(islice(decoded, batch_size))):
             labelled = _label(batch, labeler, need_less)
             while encoding:
-                yield _next(encoding)
+                yield from failures.pass_on(*_next(encoding))
             while labelled:  # which must not hold a label map longer than its encoding takes
-                encoding.append(encoder.submit(_record, *labelled.pop(0)))
+                unclear = is_unclear(labelled[0][2])
+                encoding.append((encoder.submit(_record, *labelled.pop(0)), unclear))
         while encoding:
-            yield _next(encoding)
+            yield from failures.pass_on(*_next(encoding))
+        yield from failures.rest()
 
 
 Labelled = tuple[ImageRef, Photo | None, Prediction | Exception, float]
 
 
 @staged("waiting for RLE")
-def _next(encoding: deque[Future[ImageRecord]]) -> ImageRecord:
-    return encoding.popleft().result()
+def _next(encoding: deque[tuple[Future[ImageRecord], bool]]) -> tuple[ImageRecord, bool]:
+    """The next record, and whether it is of a failure that may not be the photo's own."""
+    future, unclear = encoding.popleft()
+    return future.result(), unclear
 
 
 @staged("rest of labelling")
@@ -70,6 +87,8 @@ def _label(batch: list[Decoded], labeler: Labeler, need_less: Callable[[], bool]
     each: list[Prediction | Exception]
     if isinstance(answers, Exception):  # a bad photo must fail alone: find out which one it is
         alone = [_ask([photo], labeler) for photo in photos]
+        if len(errors := [answer for answer in alone if isinstance(answer, Exception)]) == len(photos):
+            stop_if_all_are_broken(errors)
         each = [answer if isinstance(answer, Exception) else answer[0] for answer in alone]
     else:
         each = [*answers]
@@ -90,7 +109,10 @@ def _ask(photos: list[Photo], labeler: Labeler) -> list[Prediction] | Exception:
         if found != sizes:
             raise ValueError(f"Expected predictions of sizes {sizes}, but the labeler gave {found}")
         return predictions
+    except BrokenError:
+        raise
     except Exception as error:
+        stop_if_broken(error)
         return error.with_traceback(None)
 
 
@@ -110,5 +132,4 @@ def _record(ref: ImageRef, photo: Photo | None, answer: Prediction | Exception, 
     )
     if isinstance(answer, Prediction):
         return replace(record, segments=tuple(answer.segments()), history=answer.history)
-    reason = f"labelling failed: {type(answer).__name__}: {answer}"
-    return replace(record, status="failed", error=" ".join(reason.split())[:REASON_LENGTH])
+    return replace(record, status="failed", error=f"labelling failed: {describe(answer)}"[:REASON_LENGTH])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -24,6 +25,13 @@ CROPS_AT_ONCE = {"cpu": 12, "mps": 30, "cuda": 60}
 SEGMENTS_AT_ONCE = 32
 """Zero-guidance has about 20 segments at first; each costs the last layers of CLIP on a whole photo."""
 MOST_DECODERS = 8
+
+_NO_MEMORY = re.compile(r"can't allocate memory|(CUDA|HIP) error: out of memory|STATUS_ALLOC_FAILED")
+_OF_A_DEVICE = re.compile(r"\b(CUDA|HIP|XPU) error\b|device-side assert")
+_OF_ONE_CALL = re.compile(r"error: (invalid configuration argument|invalid argument|too many resources requested)")
+"""What CUDA says of a call that it did not even begin, as for a photo of too many pixels."""
+_STATUS = re.compile(r"\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|HIPBLAS)_STATUS_(\w+)")
+_BROKEN_STATUS = ("EXECUTION_FAILED", "INTERNAL_ERROR", "MAPPING_ERROR", "NOT_INITIALIZED")
 
 
 def resolve_device(name: str) -> str:
@@ -94,7 +102,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this machine, had not the memory that was asked for."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def is_broken_device(error: BaseException) -> bool:
+    """Whether the device failed, and not the computation: nothing else will work on it in this process."""
+    import torch
+
+    text = str(error)
+    if is_out_of_memory(error) or _OF_ONE_CALL.search(text) or _STATUS.search(text):
+        return False
+    return isinstance(error, torch.AcceleratorError) or _OF_A_DEVICE.search(text) is not None
+
+
+def may_be_broken_device(error: BaseException) -> bool:
+    """Whether a library of the device failed, as it does on a broken device, but also on too large a photo."""
+    status = _STATUS.search(str(error))
+    return status is not None and status[1].startswith(_BROKEN_STATUS) and not is_out_of_memory(error)
 
 
 def kind_of(device: str) -> str:

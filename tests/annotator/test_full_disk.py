@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 from helpers_processes import nobody
-from helpers_runs import PLUGINS, VOCAB, Answer, annotate_here, write_photos
+from helpers_runs import PLUGINS, VOCAB, Answer, annotate_here, rows, write_photos
 
 from annotator import annotate as annotate_photos
+from annotator import pipeline
 from annotator.blame import blaming
+from annotator.config import RunConfig
 from annotator.errors import RunError
 from annotator.models.weights import sha256_of, write_note
 from annotator.parts import part_files
-from annotator.run import RunReader
+from annotator.run import ImageRecord, RunReader
 from exporters.base import available, find
 
 SIZE = (120, 160)
@@ -82,6 +84,24 @@ def test_a_run(run: RunReader, annotate: Callable[..., Answer], tmp_path: Path) 
     command = ("run", "--labeler", "bands", "--pack", "embedded", "--images", "photos", "--vocab", VOCAB, "-q")
     refused(annotate(*command, "--workers", "0", "--out", "new"), "new/run.json")
     assert [file.name for file in (tmp_path / "new").rglob("*.tmp")] == []
+
+
+def test_a_disk_that_fills_up_in_a_run_leaves_the_photos_open(run: RunReader, tmp_path: Path) -> None:
+    """Its part is named, and when there is room again the same run goes on."""
+
+    def fill(record: ImageRecord) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    def job() -> pipeline.Job:
+        given = {"labeler": "bands", "vocab": VOCAB, "pack": "embedded", "workers": 0}
+        return pipeline.prepare(RunConfig.load(None, {**given, "images": "photos", "out": "new"}))
+
+    with pytest.raises(OSError, match="File too large") as caught, files_of_at_most(10**9):
+        pipeline.run(job(), fill)
+    assert caught.value.filename.startswith("new/")
+    assert len(RunReader("new")) == 0
+    assert pipeline.run(job()).summary.ok == 2
+    assert rows(tmp_path / "new") == rows(tmp_path / "run")
 
 
 def test_other_errors_are_left_alone() -> None:
