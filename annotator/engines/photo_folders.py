@@ -33,9 +33,17 @@ class PhotoFolders:
                 raise _gone(root, "another folder is there now")
 
 
+def holds_something(root: Path) -> bool:
+    """Whether a folder of this machine is there, and not empty."""
+    try:
+        return not is_remote(root) and _list(root)
+    except BrokenError:
+        return False
+
+
 def require_photos(root: Path) -> None:
-    """Raises `BrokenError` where a folder that held photos on another machine is not there on this one, or is empty."""
-    if not is_remote(root) and not _list(root):
+    """Raises `BrokenError` where a folder that another machine has is not there on this one, or is empty."""
+    if not _list(root):
         raise _gone(root, "the folder is empty")
 
 
@@ -67,6 +75,6 @@ def _identity(root: Path) -> Identity | None:
 
 def _gone(root: Path, reason: str) -> BrokenError:
     return BrokenError(
-        f"{root}: the photos cannot be read any more: {reason}; the rest is left open: bring them back, and the same "
-        "command goes on"
+        f"{root}: the photos cannot be read here any more: {reason}; the rest is left open: bring them back, and the "
+        "same command goes on"
     )

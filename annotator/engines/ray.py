@@ -22,6 +22,8 @@ from tempfile import gettempdir
 from typing import Any
 
 from annotator.engines.crew import Crew
+from annotator.engines.faults import describe
+from annotator.engines.photo_folders import holds_something
 from annotator.engines.ray_actor import Foreman, Orders, Roster
 from annotator.engines.ray_cluster import Cluster, Placement
 from annotator.engines.ray_todo import Todo, remove_todo
@@ -75,6 +77,7 @@ def execute(
             placement=cluster.placement,
             weights=crew.weights,
             root=few[0].root,
+            has_photos=holds_something(few[0].root),
             todo=todo.folder,
             working_folder=str(Path.cwd()),
             python_path=tuple(sys.path),
@@ -153,6 +156,7 @@ class _Driver:
         self._committed: set[int] = set()
         self._begun = time.monotonic()
         self._died = 0
+        self._broken: set[str] = set()
 
     def records(self) -> Records:
         with _actor_here(Roster) as roster, self._planner.telling(roster):
@@ -186,6 +190,8 @@ class _Driver:
                     return True
                 except ray.exceptions.RayActorError:  # the foreman died
                     return False
+                except ray.exceptions.RayError as error:
+                    raise RunError(f"{_in_one_line(error)}; Ray's logs in {gettempdir()}/ray say more") from None
                 if isinstance(answer, AnnotatorError):
                     raise answer
                 yield from self._commit(part, answer)
@@ -200,13 +206,20 @@ class _Driver:
                 if not self._cluster.is_whole():
                     return False
 
-    def _tell(self, begun: bool, died: int) -> None:
+    def _tell(self, begun: bool, died: int, broken: dict[str, str]) -> None:
         if not begun and time.monotonic() - self._begun > PATIENCE_SECONDS:
             self._begun = math.inf
             _log.warning("no Ray actor is up yet: Ray is still starting them, or the cluster is busy")
         if died > self._died:
             self._died = died
             _log.warning("%s: Ray starts it anew, and its part too", "an actor died" if died == 1 else f"{died} died")
+        new = [reason for actor, reason in broken.items() if actor not in self._broken]
+        self._broken |= broken.keys()
+        if len(broken) >= self._cluster.placement.actors:
+            all_of_them = "" if len(broken) == 1 else f"all {len(broken)} actors are broken; the last one: "
+            raise RunError(f"{all_of_them}{list(broken.values())[-1]}")
+        for reason in new:
+            _log.warning("an actor is broken, and others get its photos: %s", reason)
 
     def _commit(self, part: int, records: list[ImageRecord]) -> Iterator[ImageRecord]:
         """Moves a part into the run; none was written where there are no records."""
@@ -242,4 +255,14 @@ def _actor_here(kind: type) -> Iterator[Any]:
 def _ask(roster: Any, question: str, *arguments: Any) -> Any:
     import ray
 
-    return ray.get(getattr(roster, question).remote(*arguments))
+    try:
+        return ray.get(getattr(roster, question).remote(*arguments))
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray lost the process that knows who labels what: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: BaseException) -> str:
+    """What Ray wraps, without the traceback and the advice that it makes of it."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return str(error).split("\n")[0] if isinstance(error, AnnotatorError) else describe(error)

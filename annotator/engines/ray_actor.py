@@ -1,5 +1,9 @@
 """What runs on the nodes of a Ray cluster: actors that label parts, one that hands parts out to them, and one that
-remembers what they are busy with."""
+remembers what they are busy with.
+
+An actor that is broken (its device, its node's disk or mount, its installation) gives its parts back, and the others
+get them. Whatever is raised in an actor leaves it as one line.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,11 @@ import pyarrow as pa
 
 from annotator.config import RunConfig
 from annotator.engines.crew import Crew, assemble
+from annotator.engines.faults import describe
+from annotator.engines.photo_folders import require_photos
 from annotator.engines.ray_cluster import Placement
 from annotator.engines.ray_todo import read_plan, refs_of
-from annotator.errors import AnnotatorError, RunError, WeightsError
+from annotator.errors import AnnotatorError, BrokenError, RunError, WeightsError
 from annotator.images import ImageRef
 from annotator.models.devices import keep_freed_memory
 from annotator.parts import write_part
@@ -37,6 +43,8 @@ ASK_SECONDS = 1.0
 """An actor asks no more often than this whether to stop."""
 PLANS_SECONDS = 0.1
 """How often it is asked whether there is another plan."""
+REST_SECONDS = 5.0
+"""A broken actor keeps each part so long before it gives it back; else it would draw all parts to itself."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Orders:
 
     config:  its precision is the concrete one.
     weights: slot -> SHA-256, which its networks must be made from for its masks to fit the others'.
+    has_photos: the driver finds something in the folder `root`, and so must every node.
     working_folder, python_path: of the driver; relative names of files mean the same on every node.
     """
 
@@ -53,6 +62,7 @@ class Orders:
     placement: Placement
     weights: dict[str, str]
     root: Path
+    has_photos: bool
     todo: Path
     working_folder: str
     python_path: tuple[str, ...]
@@ -76,13 +86,16 @@ class Start:
 
 
 class Roster:
-    """Remembers which plans there are, which parts are being labelled, and of which photos actors died. It lives beside
-    the driver, where no actor's death can reach it."""
+    """Remembers which plans there are, which parts are being labelled, of which photos actors died, and which actors
+    are broken. It lives beside the driver, where no actor's death can reach it."""
 
     def __init__(self) -> None:
         self._plans: list[str] = []
         self._all_planned = False
         self._notes: dict[int, _Note] = {}
+        self._ended: list[int] = []
+        self._given_back: list[tuple[str, int]] = []
+        self._broken: dict[str, str] = {}
         self._stop = False
         self._begun = False
         self._died = 0
@@ -98,8 +111,14 @@ class Roster:
         """Names of the plan files from number `start` on, and whether these are all."""
         return self._plans[start:], self._all_planned
 
-    def begin(self, part: int) -> Start:
+    def progress(self, ended: int, given_back: int) -> tuple[list[int], list[tuple[str, int]], bool]:
+        """Parts that ended and parts that were given back, by plan file and number, but for as many as are known; and
+        whether the driver wants to stop."""
+        return self._ended[ended:], self._given_back[given_back:], self._stop
+
+    def begin(self, part: int, actor: str) -> Start:
         """Whoever begins a part that is under way takes the place of an actor that died."""
+        self._broken.pop(actor, None)  # it was started anew
         if self._stop:
             self._notes.pop(part, None)
             return Start(stop=True)
@@ -117,6 +136,14 @@ class Roster:
 
     def end(self, part: int) -> None:
         del self._notes[part]
+        self._ended.append(part)
+
+    def give_back(self, part: int, plan: str, actor: str, reason: str) -> None:
+        """The actor is broken, and another one must label the part."""
+        self._broken[actor] = reason
+        self._given_back.append((plan, part))
+        if part in self._notes:
+            self._notes[part].under_way, self._notes[part].at_hand = False, ""
 
     def stop(self) -> int:
         """Whoever begins a part from now on is told to leave it, and parts under way close after their batch; returns
@@ -128,13 +155,16 @@ class Roster:
         return self._stop
 
     def cut_off(self) -> None:
-        """The driver ended all actors: nothing is under way, and nobody died of it."""
+        """The driver ended all actors: nothing is under way, nobody died of it, and nobody is broken."""
+        self._broken.clear()
+        self._ended.clear()
+        self._given_back.clear()
         for note in self._notes.values():
             note.under_way = False
 
-    def news(self) -> tuple[bool, int]:
-        """Whether any actor is up, and how often one died while it labelled."""
-        return self._begun, self._died
+    def news(self) -> tuple[bool, int, dict[str, str]]:
+        """Whether any actor is up, how often one died while it labelled, and which are broken, with their reasons."""
+        return self._begun, self._died, self._broken
 
 
 class Labelling:
@@ -145,27 +175,57 @@ class Labelling:
         self._roster = roster
         self._crew: Crew | None = None
         self._error: AnnotatorError | None = None
+        self._broken = ""
         self._asked = 0.0
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A plan's row in; its number, and its records without masks or an error, out.
-
-        Errors of the user go back as an answer: Ray would take them for its own and hide them in a traceback.
-        """
+        """A plan's row in; its number, and its records without masks or an error, out."""
         (row,) = table.to_pylist()
-        answer: list[ImageRecord] | AnnotatorError
+        return pa.table({"answer": [pickle.dumps((row["part"], self._answer(row)))]})
+
+    def _answer(self, row: dict[str, Any]) -> list[ImageRecord] | AnnotatorError:
+        """Nothing is raised: Ray would take it for an error of its own and hide it in a traceback.
+
+        An error of the user, who every actor would meet, is the answer; any other is this actor's alone.
+        """
+        if self._broken:
+            self._rest()
+            return self._give_back(row)
         try:
-            answer = [replace(record, segments=(), history=None) for record in self._label(row)]
+            return [replace(record, segments=(), history=None) for record in self._label(row)]
+        except BrokenError as error:
+            reason = str(error)
         except AnnotatorError as error:
-            answer = error
+            return error
         except OSError as error:
-            answer = RunError(f"{socket.gethostname()}: {error.filename or 'the system'}: {error.strerror or error}")
-        return pa.table({"answer": [pickle.dumps((row["part"], answer))]})
+            reason = f"{error.filename or 'the system'}: {error.strerror or error}"
+        except Exception as error:
+            reason = describe(error)
+        self._broken = f"{socket.gethostname()}: {reason}"
+        return self._give_back(row)
+
+    def _give_back(self, row: dict[str, Any]) -> list[ImageRecord] | AnnotatorError:
+        try:
+            self._ask("give_back", row["part"], row["plan"], self._name(), self._broken)
+        except Exception:  # without a roster the driver is gone, too
+            return BrokenError(self._broken)
+        return []
+
+    def _rest(self) -> None:
+        until = time.monotonic() + REST_SECONDS
+        while time.monotonic() < until and not self._stopping():
+            time.sleep(PLANS_SECONDS)
+
+    def _name(self) -> str:
+        """The same when Ray starts this actor anew."""
+        import ray
+
+        return str(ray.get_runtime_context().get_actor_id())
 
     def _label(self, row: dict[str, Any]) -> list[ImageRecord]:
         """Labels and writes a part; nothing is returned of one that was not begun, for the driver wants to stop."""
         part, refs = row["part"], refs_of(row, self._orders.root)
-        start: Start = self._ask("begin", part)
+        start: Start = self._ask("begin", part, self._name())
         if start.stop:
             return []
         if start.deaths.get("", 0) >= UNEXPLAINED:
@@ -181,7 +241,7 @@ class Labelling:
 
     def _at_once(self, refs: Sequence[ImageRef]) -> Iterator[ImageRecord]:
         crew = self._assembled()
-        return crew.execute(refs, self._decoders, self._stopping)
+        return crew.execute(refs, self._decoders, self._stopping, self._failures)
 
     def _one_by_one(self, part: int, refs: Sequence[ImageRef], deaths: dict[str, int]) -> Iterator[ImageRecord]:
         """After a death that may be a photo's doing: each alone, so that it is known which."""
@@ -193,7 +253,7 @@ class Labelling:
                 yield ImageRecord(ref.path, "failed", error=KILLER)
                 continue
             self._ask("take", part, ref.path)
-            yield from crew.execute([ref], self._decoders)
+            yield from crew.execute([ref], self._decoders, failures=self._failures)
         self._ask("take", part, "")
 
     def _stopping(self) -> bool:
@@ -213,12 +273,17 @@ class Labelling:
         if self._error is not None:
             raise self._error
         if self._crew is None:
+            if self._orders.has_photos:
+                require_photos(self._orders.root)
             try:
                 self._crew = self._assemble()
+            except BrokenError:
+                raise
             except AnnotatorError as error:
                 self._error = type(error)(f"{socket.gethostname()}: {error}")
                 raise self._error from None
             self._decoders = self._crew.decoders()
+            self._failures = self._crew.failures()
         return self._crew
 
     def _assemble(self) -> Crew:
@@ -279,16 +344,38 @@ class Foreman:
 
 
 def _planned(row: dict[str, Any], folder: Path, roster: Any, done: set[int]) -> Iterator[dict[str, Any]]:
-    """The parts of all plans, in their order, while the driver is still planning. A second call gives the same."""
+    """The parts of all plans, in their order, while the driver is still planning, and then those that broken actors
+    gave back, until every part has ended. A second call gives the same."""
+    try:
+        yield from _parts(folder, roster, done)
+    except Exception as error:  # in one line, as Ray changes others to ones without a file
+        raise RunError(f"{socket.gethostname()}: parts cannot be handed out: {describe(error)}") from None
+
+
+def _parts(folder: Path, roster: Any, done: set[int]) -> Iterator[dict[str, Any]]:
     import ray
 
     read = 0
-    while True:
+    left: set[int] = set()
+    are_all = False
+    while not are_all:
         names, are_all = ray.get(roster.plans.remote(read))
         for name in names:
-            yield from (part for part in read_plan(folder / name) if part["part"] not in done)
+            for part in read_plan(folder / name):
+                if part["part"] not in done:
+                    left.add(part["part"])
+                    yield {**part, "plan": name}
         read += len(names)
-        if are_all:
-            return
-        if not names:
+        if not names and not are_all:
+            time.sleep(PLANS_SECONDS)
+    known_ended, known_given_back, stop = 0, 0, False
+    while left and not stop:
+        ended, given_back, stop = ray.get(roster.progress.remote(known_ended, known_given_back))
+        known_ended += len(ended)
+        known_given_back += len(given_back)
+        left.difference_update(ended)
+        for name, number in given_back:
+            if number not in done:
+                yield from ({**part, "plan": name} for part in read_plan(folder / name) if part["part"] == number)
+        if left and not given_back:
             time.sleep(PLANS_SECONDS)

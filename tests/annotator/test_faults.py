@@ -265,7 +265,7 @@ def test_photos_that_vanish_stop_the_run(
         if how == "hidden by another":
             write_photos(photos, ["other.png"])
 
-    with pytest.raises(BrokenError, match=f"^{photos}: the photos cannot be read any more: ") as caught:
+    with pytest.raises(BrokenError, match=f"^{photos}: the photos cannot be read here any more: ") as caught:
         pipeline.run(prepare(workers=workers), vanish)
     assert str(caught.value).endswith("the rest is left open: bring them back, and the same command goes on")
     run = open_run(tmp_path / "run")
@@ -299,7 +299,7 @@ def test_a_folder_that_vanishes_in_the_search_leaves_no_run_that_seems_complete(
     write_photos(photos / "late", ["z.png"])
     job = prepare()
     job.source = Unplugged(job.source, is_empty)  # type: ignore[assignment]
-    with pytest.raises(BrokenError, match="the photos cannot be read any more"):
+    with pytest.raises(BrokenError, match="the photos cannot be read here any more"):
         pipeline.run(job)
     assert Manifest.load(tmp_path / "run").state == "interrupted"
     assert len(open_run(tmp_path / "run")) == 100
@@ -347,7 +347,9 @@ def test_a_store_that_is_gone_stops_the_run(
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail(fetch))
     try:
         if is_gone:
-            with pytest.raises(BrokenError, match=r"photos: the photos cannot be read any more: connection refused"):
+            with pytest.raises(
+                BrokenError, match=r"photos: the photos cannot be read here any more: connection refused"
+            ):
                 pipeline.run(job)
             assert list(open_run(tmp_path / "run").failures()) == []
         else:

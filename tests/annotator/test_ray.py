@@ -25,6 +25,7 @@ from PIL import Image
 from annotator import open_run, pipeline
 from annotator.config import RunConfig
 from annotator.engines import ray as engine
+from annotator.engines.ray_todo import Todo
 from annotator.errors import ConfigError, RunError
 from annotator.images import ImageRef, ImageSource
 from annotator.run import ImageRecord, Manifest
@@ -242,6 +243,56 @@ def test_networks_without_memory_for_them_are_one_line(cluster: str, photos: Pat
         f"{socket.gethostname()}: cpu: the networks cannot be opened: OutOfMemoryError: CUDA out of memory. Tried to "
         "allocate 2.00 GiB.; end what else runs there, or try fewer --actors"
     )
+
+
+def test_a_broken_actor_gives_its_photos_to_the_others(
+    cluster: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = prepare(tmp_path, "ray", **on(cluster, settings={"seconds": 0.05}))
+    (tmp_path / "diary" / "break").touch()  # see tests/plugins/deadly
+    (tmp_path / "diary" / "together").write_text("2")
+    outcome = pipeline.run(job)
+    assert (outcome.state, outcome.labelled, outcome.summary.ok, outcome.summary.failed) == ("complete", 40, 36, 4)
+    assert len(processes(tmp_path)) == 2
+    (line,) = [line for line in caplog.messages if "broken" in line]
+    assert line.startswith(
+        f"an actor is broken, and others get its photos: {socket.gethostname()}: the device is broken "
+        "(AcceleratorError: CUDA error: an illegal memory access was encountered"
+    )
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path, "bands"))
+    assert not (tmp_path / "ray" / "todo").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("break", "the device is broken (AcceleratorError: CUDA error: "), ("no-labeler", "KeyError: 'of a")],
+)
+def test_where_all_actors_are_broken_the_run_ends_with_one_line(
+    cluster: str, photos: Path, tmp_path: Path, file: str, reason: str
+) -> None:
+    job = prepare(tmp_path, "ray", **on(cluster))
+    (tmp_path / "diary" / file).write_text("all")
+    with pytest.raises(RunError) as caught:
+        pipeline.run(job)
+    assert str(caught.value).startswith(f"all 2 actors are broken; the last one: {socket.gethostname()}: {reason}")
+    assert "\n" not in str(caught.value)
+    run = open_run(tmp_path / "ray")
+    assert (run.manifest.state, len(run)) == ("interrupted", 0)
+    (tmp_path / "diary" / file).unlink()
+    assert pipeline.run(prepare(tmp_path, "ray", **on(cluster))).summary.ok == 36
+    assert rows(tmp_path / "ray") == rows(undisturbed(tmp_path, "bands"))
+
+
+def test_a_plan_that_cannot_be_read_is_one_line(
+    cluster: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read in a task of Ray Data, which would print a traceback."""
+    monkeypatch.setattr(Todo, "plan", lambda *_: iter(["plan-000000.parquet"]))
+    with pytest.raises(RunError, match=r"parts cannot be handed out: FileNotFoundError: .*plan-00") as caught:
+        pipeline.run(prepare(tmp_path, "ray", **on(cluster)))
+    assert "\n" not in str(caught.value)
+    assert "Failed to apply" not in str(caught.value)
+    assert not ray.is_initialized()
 
 
 def test_ctrl_c_closes_the_parts_under_way(photos: Path, tmp_path: Path) -> None:

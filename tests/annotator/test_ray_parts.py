@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
+import socket
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from helpers_runs import VOCAB, rows, write_photos
 from helpers_runs import manifest as some_manifest
 
 from annotator import pipeline
 from annotator.config import RunConfig
-from annotator.engines.ray_actor import Roster, Start
+from annotator.engines import ray_actor
+from annotator.engines.photo_folders import holds_something, require_photos
+from annotator.engines.ray_actor import Labelling, Roster, Start
 from annotator.engines.ray_cluster import Cluster, Placement, Resources, place
 from annotator.engines.ray_todo import Todo, read_plan, refs_of, remove_todo
-from annotator.errors import ConfigError
+from annotator.errors import BrokenError, ConfigError
 from annotator.images import ImageRef
 from annotator.parts import write_part
 from annotator.run import ImageRecord, RunWriter
@@ -76,44 +84,145 @@ def test_what_an_actor_sees() -> None:
 
 def test_a_photo_is_suspected_only_when_its_worker_died_on_it() -> None:
     roster = Roster()
-    assert roster.begin(7) == Start()
-    assert roster.begin(7) == Start(deaths={"": 1})  # the first attempt died, on whatever
+    assert roster.begin(7, "a") == Start()
+    assert roster.begin(7, "a") == Start(deaths={"": 1})  # the first attempt died, on whatever
     roster.take(7, "a.jpg")
     roster.take(7, "b.jpg")
-    assert roster.begin(7) == Start(deaths={"": 1, "b.jpg": 1})
+    assert roster.begin(7, "a") == Start(deaths={"": 1, "b.jpg": 1})
     roster.take(7, "a.jpg")
     roster.take(7, "b.jpg")
-    assert roster.begin(7) == Start(deaths={"": 1, "b.jpg": 2})
+    assert roster.begin(7, "a") == Start(deaths={"": 1, "b.jpg": 2})
     roster.take(7, "c.jpg")
     roster.take(7, "")  # all labelled, the part is being written
-    assert roster.begin(7) == Start(deaths={"": 2, "b.jpg": 2})
-    assert roster.begin(8) == Start()
-    assert roster.news() == (True, 4)
+    assert roster.begin(7, "a") == Start(deaths={"": 2, "b.jpg": 2})
+    assert roster.begin(8, "a") == Start()
+    assert roster.news() == (True, 4, {})
 
 
 def test_what_the_driver_cuts_off_died_of_nothing() -> None:
     roster = Roster()
     for part in (1, 2):
-        roster.begin(part)
-    roster.begin(2)
+        roster.begin(part, "a")
+    roster.begin(2, "a")
     roster.cut_off()
-    assert roster.begin(1) == Start()
-    assert roster.begin(2) == Start(deaths={"": 1})
-    assert roster.news() == (True, 1)
+    assert roster.begin(1, "a") == Start()
+    assert roster.begin(2, "a") == Start(deaths={"": 1})
+    assert roster.news() == (True, 1, {})
 
 
 def test_a_stop_waits_for_what_is_under_way() -> None:
     roster = Roster()
     for part in (1, 2, 3):
-        roster.begin(part)
+        roster.begin(part, "a")
     roster.end(1)
     assert roster.stop() == 2
     assert roster.stopping()
     roster.end(2)
-    assert roster.begin(4) == Start(stop=True)
+    assert roster.begin(4, "a") == Start(stop=True)
     assert roster.stop() == 1
-    assert roster.begin(3) == Start(stop=True)  # its worker died after the stop
+    assert roster.begin(3, "a") == Start(stop=True)  # its worker died after the stop
     assert roster.stop() == 0
+
+
+def test_what_a_broken_actor_gives_back_is_labelled_by_another() -> None:
+    roster = Roster()
+    roster.begin(1, "a")
+    roster.begin(2, "b")
+    roster.give_back(1, "plan-0", "a", "its device")
+    assert roster.news() == (True, 0, {"a": "its device"})
+    assert roster.progress(0, 0) == ([], [("plan-0", 1)], False)
+    assert roster.begin(1, "b") == Start()  # nobody died
+    roster.end(1)
+    roster.end(2)
+    assert roster.progress(1, 1) == ([2], [], False)
+    roster.begin(3, "a")  # Ray started it anew
+    assert roster.news() == (True, 0, {})
+    roster.give_back(3, "plan-0", "a", "its device")
+    roster.cut_off()
+    assert roster.news() == (True, 0, {})
+    assert roster.progress(0, 0) == ([], [], False)
+    roster.stop()
+    assert roster.progress(0, 0)[2]
+
+
+class HereOnly(Labelling):
+    """An actor in this process, with a roster that may be gone."""
+
+    def __init__(self, error: BaseException, roster: Roster | None) -> None:
+        super().__init__(None, roster)  # type: ignore[arg-type]
+        self._fault = error
+
+    def _label(self, row: dict[str, Any]) -> list[ImageRecord]:
+        raise self._fault
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        return getattr(self._roster, question)(*arguments)
+
+    def _name(self) -> str:
+        return "a"
+
+    def answer(self) -> Any:
+        table = self(pa.table({"part": [7], "plan": ["plan-0"]}))
+        return pickle.loads(table["answer"].to_pylist()[0])[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BrokenError("the device is broken"), "the device is broken"),
+        (RuntimeError("CUDA out\nof memory"), "RuntimeError: CUDA out of memory"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ImportError("no module named x"), "ImportError: no module named x"),
+        (AssertionError(), "AssertionError:"),
+        (OSError(errno.ENOSPC, "No space left on device", "/shm/x"), "/shm/x: No space left on device"),
+        (OSError("odd"), "the system: odd"),
+        (MemoryError(), "MemoryError:"),
+    ],
+    ids=repr,
+)
+def test_whatever_an_actor_raises_is_one_line_and_its_part_goes_to_others(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr(ray_actor, "REST_SECONDS", 0.0)
+    roster = Roster()
+    actor = HereOnly(error, roster)
+    assert actor.answer() == []
+    assert roster.news()[2] == {"a": f"{socket.gethostname()}: {reason}"}
+    actor._fault = SystemExit("labels although it is broken")
+    assert actor.answer() == []
+    assert roster.progress(0, 0)[1] == [("plan-0", 7)] * 2
+
+
+def test_errors_of_the_user_end_the_run() -> None:
+    roster = Roster()
+    answer = HereOnly(ConfigError("odd"), roster).answer()
+    assert (type(answer), str(answer)) == (ConfigError, "odd")
+    assert roster.news()[2] == {}
+
+
+def test_an_actor_without_its_roster_answers_too() -> None:
+    answer = HereOnly(KeyError("x"), None).answer()
+    assert isinstance(answer, BrokenError)
+    assert str(answer) == f"{socket.gethostname()}: KeyError: 'x'"
+
+
+def test_a_broken_actor_rests_so_that_others_get_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_actor, "REST_SECONDS", 0.3)
+    actor = HereOnly(KeyError("x"), Roster())
+    actor.answer()
+    begun = time.monotonic()
+    actor.answer()
+    assert time.monotonic() - begun >= 0.3
+
+
+def test_a_node_without_the_photos_is_broken(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "not mounted"):
+        assert not holds_something(folder)
+        with pytest.raises(BrokenError, match="the photos cannot be read here any more"):
+            require_photos(folder)
+    (tmp_path / "a.jpg").touch()
+    assert holds_something(tmp_path)
+    require_photos(tmp_path)
 
 
 def test_a_plan_comes_back_as_it_went(tmp_path: Path) -> None:
