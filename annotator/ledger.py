@@ -33,7 +33,7 @@ LEDGER_PARTS = 512
 """So many parts share a ledger: 131,072 photos where parts are full."""
 
 _VERSION = 3
-"""Version 1 counted segments where it should have counted photos; 2 had no digests and told nothing of photos' files."""
+"""Version 1 counted segments instead of photos; 2 had no digests and told nothing of the files of photos."""
 _FINISHED = ["path", "status", "bytes", "mtime"]
 _LEDGER = re.compile(r"ledger-(\d+)\.parquet")
 _METADATA = b"ledger"

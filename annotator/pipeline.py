@@ -193,8 +193,8 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     if not config.overwrite and is_run(job.directory):
         check(job)
         lengthen(job.directory, job.manifest.image_root, job.between)
-    folders = PhotoFolders()
-    folders.remember(job.source.root)
+    folders, image_root = PhotoFolders(), place(job.manifest.image_root)
+    folders.remember(image_root)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         left = OpenPhotos(job.directory, writer.finished, writer.rewrite)
@@ -215,7 +215,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
         if not stopped():
-            folders.check(job.source.root)  # a search finds nothing more in a folder that is gone
+            folders.check(image_root)  # a search finds nothing more in a folder that is gone
             job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()
