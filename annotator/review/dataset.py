@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from annotator.corrections import Reviewed, reviewed
+from annotator.inner_paths import leads_out
 from annotator.open_labels import normalise
 from annotator.photo_changes import Changed, unchanged
 from annotator.review.checked import load
@@ -143,7 +144,11 @@ def _sync(opened: Opened, run: RunReader, progress: Progress, discard: bool) -> 
 def _follow(dataset: Any, samples: Samples) -> None:
     """Shows photos that were moved where they are now."""
     there = zip(*dataset.values(["path", "id", "filepath"]), strict=True)
-    moved = {identity: samples.file(path) for path, identity, file in there if file != samples.file(path)}
+    moved = {
+        identity: samples.file(path)
+        for path, identity, file in there
+        if isinstance(path, str) and not leads_out(path) and file != samples.file(path)
+    }
     dataset.set_values("filepath", moved, key_field="id", progress=False)
 
 

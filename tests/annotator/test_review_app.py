@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from annotator.commands.review import review
 from annotator.corrections import corrected, pulls, reviewed, undo
 from annotator.errors import ConfigError, RunError
+from annotator.locks import alone_in
 from annotator.record import ImageRecord
 from annotator.review.beside import add_other_run, add_truth
 from annotator.review.database import cache_folder
@@ -285,6 +286,25 @@ def test_a_new_label_becomes_a_class_after_the_others(fiftyone: Any, run: RunRea
     assert categories()["zebra"] == after["zebra"]
     undo(run.directory, 2)
     assert categories() == before
+
+
+def test_one_pull_at_a_time(fiftyone: Any, run: RunReader) -> None:
+    """From the first look at the app to the last sample that shows what was pulled."""
+    dataset = open_dataset(fiftyone, run).dataset
+    sample = sample_of(dataset, "a.jpg")
+    sample.tags.append("approve")
+    sample.save()
+    tried = []
+
+    def try_to_pull(done: int, total: int) -> None:
+        with pytest.raises(BlockingIOError), alone_in(run.directory, wait=False):
+            pass
+        tried.append(done)
+
+    assert pull(fiftyone, run, try_to_pull).pull is not None
+    assert tried == [1, 2, 3, 4]
+    with alone_in(run.directory, wait=False):
+        pass
 
 
 def said_by_review(run: RunReader, *flags: str, exits: int = 0) -> list[str]:
