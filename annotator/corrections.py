@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from annotator.batches import BatchWriter, metadata_of, read_batches
 from annotator.errors import RunError
-from annotator.files import Draft, move, refuse_leading_out
+from annotator.files import Draft, make_folder, move, refuse_leading_out
 from annotator.locks import alone_in
 from annotator.parts import UNREADABLE
 from annotator.prediction import NOTHING, Segment
@@ -166,7 +166,7 @@ def append(directory: Path, corrections: Iterable[Correction]) -> Pull | None:
         return None
     folder = _folder(directory)
     refuse_leading_out(folder, directory)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     draft = Draft(folder / "pull", durable=True)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,8 @@ from annotator.wording import one_line
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What reading a Parquet file raises that is not what it should be."""
-_SPAN = "span"
+_SPAN, _ROWS = "span", "rows"
+"""Beside the digests of columns."""
 _PART = re.compile(r"part-(\d+)\.parquet")
 
 
@@ -77,7 +79,7 @@ def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> 
 def write_table(path: Path, table: pa.Table) -> None:
     """The same of rows that are sorted by path already; they must be one or more."""
     first, last = table["path"][0].as_py(), table["path"][-1].as_py()
-    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last)})
+    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last), _ROWS: table.num_rows})
     metadata = {"first_path": first, "last_path": last, "digests": digests}
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
@@ -129,7 +131,11 @@ def set_aside(part: Path) -> Path:
 
 def row_count(part: Path) -> int:
     with _opened(part) as file:
-        return file.metadata.num_rows
+        rows: int = file.metadata.num_rows
+        told = _told_digests(file)
+        if told is not None and told.get(_ROWS, rows) != rows:  # parts of older versions do not say it
+            raise ValueError("it has not as many rows as were written")
+    return rows
 
 
 def span(part: Path) -> tuple[str, str]:
@@ -142,7 +148,7 @@ def span(part: Path) -> tuple[str, str]:
     return first, last
 
 
-def _told_digests(file: pq.ParquetFile) -> dict[str, str] | None:
+def _told_digests(file: pq.ParquetFile) -> dict[str, Any] | None:
     """None in a part of an older version, which has none."""
     found = (file.schema_arrow.metadata or {}).get(b"digests")
     return None if found is None else json.loads(found)

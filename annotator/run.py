@@ -24,6 +24,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from annotator import ledger, storage
+from annotator.files import make_folder
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
 from annotator.manifest import Manifest as Manifest
@@ -76,7 +77,7 @@ class RunWriter:
         check_run(directory, manifest, overwrite=overwrite)
         try:
             if not storage.is_remote(directory):
-                parts_folder(directory).mkdir(parents=True, exist_ok=True)
+                make_folder(parts_folder(directory))
             lock = acquire(directory)
         except OSError as error:
             raise cannot_be_written(directory, error) from None
