@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +42,8 @@ from annotator.wording import one_line
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What reading a Parquet file raises that is not what it should be."""
-_SPAN = "span"
+_SPAN, _ROWS = "span", "rows"
+"""Beside the digests of columns."""
 _WRITER = "writer"
 _PART = re.compile(r"part-(\d+)(?:-g(\d+))?\.parquet")
 
@@ -124,7 +126,7 @@ def encoded(table: pa.Table, writer: str = "") -> bytes:
     writer: its token, with which no other writer's part is the same.
     """
     first, last = (table["path"][row].as_py() if table.num_rows else "" for row in (0, -1))
-    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last)})
+    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last), _ROWS: table.num_rows})
     metadata = {"first_path": first, "last_path": last, "digests": digests, **({_WRITER: writer} if writer else {})}
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
@@ -206,7 +208,11 @@ def set_aside(part: Path) -> Path:
 
 def row_count(part: Path) -> int:
     with _opened(part) as file:
-        return file.metadata.num_rows
+        rows: int = file.metadata.num_rows
+        told = _told_digests(file)
+        if told is not None and told.get(_ROWS, rows) != rows:  # parts of older versions do not say it
+            raise ValueError("it has not as many rows as were written")
+    return rows
 
 
 def span(part: Path) -> tuple[str, str]:
@@ -231,7 +237,7 @@ def _parsed(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def _told_digests(file: pq.ParquetFile) -> dict[str, str] | None:
+def _told_digests(file: pq.ParquetFile) -> dict[str, Any] | None:
     """None in a part of an older version, which has none."""
     found = (file.schema_arrow.metadata or {}).get(b"digests")
     return None if found is None else json.loads(found)

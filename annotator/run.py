@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from annotator import conditional, ledger, storage
 from annotator.errors import RunError
-from annotator.files import move
+from annotator.files import make_folder, move
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
 from annotator.manifest import MOVING, generation_of
@@ -105,7 +105,7 @@ class RunWriter:
         check_run(directory, manifest, overwrite=overwrite)
         try:
             if not storage.is_remote(directory):
-                parts_folder(directory).mkdir(parents=True, exist_ok=True)
+                make_folder(parts_folder(directory))
             lock = acquire(directory)
         except OSError as error:
             raise cannot_be_written(directory, error) from None
