@@ -34,6 +34,8 @@ from annotator import conditional, storage
 from annotator.column_digests import BYTES, digests_of
 from annotator.errors import RunError
 from annotator.files import move
+from annotator.maker import KEY as MADE_WITH
+from annotator.maker import maker_of
 from annotator.manifest import generation_of
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
@@ -100,10 +102,10 @@ def outdated_parts(directory: Path) -> list[Path]:
     return [parts_folder(directory) / file.name for file in files if _parsed(file.name)[1] < generation]
 
 
-def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> Path:
+def write_part(directory: Path, number: int, records: Iterable[ImageRecord], made_with: str = "") -> Path:
     """Writes one closed part where only one process writes, or the same rows again."""
     path = part_path(directory, number)
-    write_table(path, to_table(records))
+    storage.write_bytes(path, encoded(to_table(records), made_with=made_with))
     return path
 
 
@@ -120,14 +122,22 @@ def write_table(path: Path, table: pa.Table) -> None:
     storage.write_bytes(path, encoded(table))
 
 
-def encoded(table: pa.Table, writer: str = "") -> bytes:
+def encoded(table: pa.Table, writer: str = "", made_with: str = "") -> bytes:
     """What a part of these rows is; they are sorted by path already.
 
-    writer: its token, with which no other writer's part is the same.
+    writer:    its token, with which no other writer's part is the same.
+    made_with: what `maker` says; that of the part that the rows were read from where it is not given.
     """
     first, last = (table["path"][row].as_py() if table.num_rows else "" for row in (0, -1))
-    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last), _ROWS: table.num_rows})
-    metadata = {"first_path": first, "last_path": last, "digests": digests, **({_WRITER: writer} if writer else {})}
+    made_with = made_with or maker_of(table)
+    told = {_SPAN: _digest_of_span(first, last), _ROWS: table.num_rows, MADE_WITH: made_with}
+    metadata = {
+        "first_path": first,
+        "last_path": last,
+        "digests": json.dumps({**digests_of(table), **told}),
+        **({_WRITER: writer} if writer else {}),
+        **({MADE_WITH: made_with} if made_with else {}),
+    }
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
     return content.getvalue().to_pybytes()
@@ -176,6 +186,8 @@ def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
         lost = [name for name in columns if name in told and name not in found]  # a younger column may be missing
         if wrong := [*lost, *(name for name, digest in found.items() if told[name] != digest)]:
             raise ValueError(f"{', '.join(wrong)}: not what was written")
+        if told.get(MADE_WITH, maker_of(rows)) != maker_of(rows):
+            raise ValueError("what made it: not what was written")
     return rows
 
 
