@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from annotator.added_classes import extended, from_metadata, to_metadata
 from annotator.batches import BatchWriter, metadata_of, read_batches
 from annotator.errors import ConfigError, RunError
-from annotator.files import Draft, move, refuse_leading_out, sync_folder
+from annotator.files import Draft, make_folder, move, refuse_leading_out
 from annotator.locks import alone_in
 from annotator.parts import UNREADABLE
 from annotator.prediction import NOTHING, Segment
@@ -193,9 +193,7 @@ def append(directory: Path, corrections: Iterable[Correction], added: Sequence[s
         return None
     folder = folder_of(directory)
     refuse_leading_out(folder, directory)
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        sync_folder(directory)
+    make_folder(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     draft = Draft(folder / "pull", durable=True)
     try:

@@ -19,7 +19,7 @@ COUNTED = ["status", "error", "width", "height", "segments.list.element.label", 
 @dataclass
 class RunSummary:
     """Of each class, by name: its pixels in `classes`, and the photos that have it, however often, in `photos_with`.
-    `pixels` are those of all photos that were labelled."""
+    `pixels` are those of all photos that were labelled; `makers` are photos by what labelled them."""
 
     ok: int = 0
     failed: int = 0
@@ -27,6 +27,7 @@ class RunSummary:
     classes: Counter[str] = field(default_factory=Counter)
     photos_with: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    makers: Counter[str] = field(default_factory=Counter)
 
     @property
     def photos(self) -> int:
@@ -62,13 +63,14 @@ class RunSummary:
         self.classes.update(other.classes)
         self.photos_with.update(other.photos_with)
         self.failures.update(other.failures)
+        self.makers.update(other.makers)
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunSummary:
-        counters = {name: Counter(values[name]) for name in ("classes", "photos_with", "failures")}
+        counters = {name: Counter(values[name]) for name in ("classes", "photos_with", "failures", "makers")}
         return cls(values["ok"], values["failed"], values["pixels"], **counters)
 
 

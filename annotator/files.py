@@ -101,6 +101,15 @@ def move(written: Path, final: Path, *, durable: bool = False) -> None:
         sync_folder(final.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, where they are not there; their names survive a power cut from here on."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        with suppress(PermissionError):  # of a folder that takes new names and does not list them
+            sync_folder(each.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """The names in the folder survive a power cut from here on."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from annotator import column_digests, storage
 from annotator.counts import COUNTED, RunSummary
 from annotator.finished import Digests, Finished, digests_of
+from annotator.maker import photos_by_maker
 from annotator.open_labels import rules
 from annotator.parts import UNREADABLE, list_parts, parts_folder, read_all
 
@@ -33,7 +34,7 @@ LEDGER_PARTS = 512
 """So many parts share a ledger: 131,072 photos where parts are full."""
 
 _VERSION = 3
-"""Version 1 counted segments where it should have counted photos; 2 had no digests and told nothing of photos' files."""
+"""Version 1 counted segments instead of photos; 2 had no digests and told nothing of the files of photos."""
 _FINISHED = ["path", "status", "bytes", "mtime"]
 _LEDGER = re.compile(r"ledger-(\d+)\.parquet")
 _METADATA = b"ledger"
@@ -128,11 +129,13 @@ def make_ledger(directory: Path, names: Sequence[str], *, open_labels: bool) -> 
         for file, rows in zip(files, tables, strict=True)
     ]
     whole = pa.concat_tables(tables)
+    summary = RunSummary.of(whole, open_labels=open_labels)
+    summary.makers = photos_by_maker(tables)
     content = {
         "version": _VERSION,
         "rules": rules() if open_labels else "",
         "parts": covered,
-        "summary": RunSummary.of(whole, open_labels=open_labels).to_dict(),
+        "summary": summary.to_dict(),
     }
     digests = _digest_rows(whole).sort_by("high")  # which makes sorting those of all ledgers three times as fast
     content = json.loads(json.dumps({**content, "columns": column_digests.digests_of(digests)}))

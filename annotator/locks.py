@@ -155,8 +155,8 @@ class _StoreLock:
         self._beats = 0
         self._lost = False
         self._released = threading.Event()
+        self._beaten = time.monotonic()  # of when it was begun: its answer may come to a process that was stopped
         self._take()
-        self._beaten = time.monotonic()
         self._heart = threading.Thread(target=self._keep_alive, name="run lock", daemon=True)
         self._heart.start()
 
@@ -206,12 +206,13 @@ class _StoreLock:
 
     def _beat(self) -> None:
         """Only over what was just read: what another process wrote since then is left alone, and read next time."""
+        begun = time.monotonic()
         self._beats += 1
         found = _read(self._directory)
         if found is None or found.token != self.token:
             self._lost = True
         elif conditional.replace(self._object, self._content(), found.stamp):
-            self._beaten = time.monotonic()
+            self._beaten = begun
 
 
 class _Found(NamedTuple):

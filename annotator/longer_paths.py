@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from annotator import corrections, ledger, storage
 from annotator.errors import RunError
-from annotator.files import move, refuse_leading_out
+from annotator.files import make_folder, move, refuse_leading_out
 from annotator.locks import acquire, alone_in
 from annotator.manifest import MOVING, Manifest
 from annotator.parts import (
@@ -68,9 +68,9 @@ def _write_beside(directory: Path, between: str) -> None:
         storage.delete(left)
     beside = directory / FOLDER
     if not storage.is_remote(directory):
-        for folder in (beside, parts_folder(beside), corrections.folder_of(beside)):
+        for folder in (parts_folder(beside), corrections.folder_of(beside)):
             refuse_leading_out(folder, directory)
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
     longer = partial(_longer, between=between)
     for part in part_files(directory):
         storage.write_bytes(parts_folder(beside) / part.name, encoded(longer(read_columns(part, ROW.names))))

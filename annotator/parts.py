@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +34,8 @@ from annotator import conditional, storage
 from annotator.column_digests import BYTES, digests_of
 from annotator.errors import RunError
 from annotator.files import move
+from annotator.maker import KEY as MADE_WITH
+from annotator.maker import maker_of
 from annotator.manifest import generation_of
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
@@ -41,7 +44,8 @@ from annotator.wording import one_line
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What reading a Parquet file raises that is not what it should be."""
-_SPAN = "span"
+_SPAN, _ROWS = "span", "rows"
+"""Beside the digests of columns."""
 _WRITER = "writer"
 _PART = re.compile(r"part-(\d+)(?:-g(\d+))?\.parquet")
 
@@ -98,10 +102,10 @@ def outdated_parts(directory: Path) -> list[Path]:
     return [parts_folder(directory) / file.name for file in files if _parsed(file.name)[1] < generation]
 
 
-def write_part(directory: Path, number: int, records: Iterable[ImageRecord]) -> Path:
+def write_part(directory: Path, number: int, records: Iterable[ImageRecord], made_with: str = "") -> Path:
     """Writes one closed part where only one process writes, or the same rows again."""
     path = part_path(directory, number)
-    write_table(path, to_table(records))
+    storage.write_bytes(path, encoded(to_table(records), made_with=made_with))
     return path
 
 
@@ -118,14 +122,22 @@ def write_table(path: Path, table: pa.Table) -> None:
     storage.write_bytes(path, encoded(table))
 
 
-def encoded(table: pa.Table, writer: str = "") -> bytes:
+def encoded(table: pa.Table, writer: str = "", made_with: str = "") -> bytes:
     """What a part of these rows is; they are sorted by path already.
 
-    writer: its token, with which no other writer's part is the same.
+    writer:    its token, with which no other writer's part is the same.
+    made_with: what `maker` says; that of the part that the rows were read from where it is not given.
     """
     first, last = (table["path"][row].as_py() if table.num_rows else "" for row in (0, -1))
-    digests = json.dumps({**digests_of(table), _SPAN: _digest_of_span(first, last)})
-    metadata = {"first_path": first, "last_path": last, "digests": digests, **({_WRITER: writer} if writer else {})}
+    made_with = made_with or maker_of(table)
+    told = {_SPAN: _digest_of_span(first, last), _ROWS: table.num_rows, MADE_WITH: made_with}
+    metadata = {
+        "first_path": first,
+        "last_path": last,
+        "digests": json.dumps({**digests_of(table), **told}),
+        **({_WRITER: writer} if writer else {}),
+        **({MADE_WITH: made_with} if made_with else {}),
+    }
     content = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd", write_page_checksum=True)
     return content.getvalue().to_pybytes()
@@ -174,6 +186,8 @@ def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
         lost = [name for name in columns if name in told and name not in found]  # a younger column may be missing
         if wrong := [*lost, *(name for name, digest in found.items() if told[name] != digest)]:
             raise ValueError(f"{', '.join(wrong)}: not what was written")
+        if told.get(MADE_WITH, maker_of(rows)) != maker_of(rows):
+            raise ValueError("what made it: not what was written")
     return rows
 
 
@@ -206,7 +220,11 @@ def set_aside(part: Path) -> Path:
 
 def row_count(part: Path) -> int:
     with _opened(part) as file:
-        return file.metadata.num_rows
+        rows: int = file.metadata.num_rows
+        told = _told_digests(file)
+        if told is not None and told.get(_ROWS, rows) != rows:  # parts of older versions do not say it
+            raise ValueError("it has not as many rows as were written")
+    return rows
 
 
 def span(part: Path) -> tuple[str, str]:
@@ -231,7 +249,7 @@ def _parsed(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def _told_digests(file: pq.ParquetFile) -> dict[str, str] | None:
+def _told_digests(file: pq.ParquetFile) -> dict[str, Any] | None:
     """None in a part of an older version, which has none."""
     found = (file.schema_arrow.metadata or {}).get(b"digests")
     return None if found is None else json.loads(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from annotator.images import ImageRef, ImageSource, open_source
 from annotator.interrupts import stop_on_signal
 from annotator.listing import Listing
 from annotator.longer_paths import lengthen
+from annotator.maker import maker_in
 from annotator.moved_photos import resumed
 from annotator.photo_changes import Changed, OpenPhotos
 from annotator.run import ImageRecord, Manifest, RunWriter, finished_paths
@@ -39,6 +41,8 @@ from labelers import base as labelers
 if TYPE_CHECKING:
     from annotator.engines.ray_cluster import Cluster
     from annotator.models.packs import Networks
+
+_log = logging.getLogger(__name__)
 
 FAILURES_JUDGED_AFTER = 50  # photos; before that a failure rate says little
 SAMPLE = 4  # photos labelled to estimate the time of a dry run
@@ -154,8 +158,9 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
         labeler=config.labeler,
         vocabulary=vocabulary.to_dict() if vocabulary else None,
     )
-    between = ""
+    between, before = "", ""
     if not config.overwrite and is_run(directory):
+        before = maker_in(Manifest.load(directory))
         refuse_other_config(directory, manifest, networks_known=False)  # before any network is loaded
         source, between = resumed(directory, source)
 
@@ -167,6 +172,12 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
     manifest.pack = {"name": crew.networks.pack, "roles": crew.networks.used()}
     manifest.execution = _execution(config, crew, cluster)
     manifest.environment = _environment()
+    if before and before != (now := maker_in(manifest)):
+        _log.warning(
+            "%s: begun with %s, and this command goes on with %s: masks may differ in a few pixels; `annotate status` "
+            "counts the photos of each, --overwrite starts anew",
+            *(directory, before, now),
+        )
     return Job(config, source, crew, vocabulary, manifest, directory, cluster, between)
 
 
@@ -193,8 +204,8 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
     if not config.overwrite and is_run(job.directory):
         check(job)
         lengthen(job.directory, job.manifest.image_root, job.between)
-    folders = PhotoFolders()
-    folders.remember(job.source.root)
+    folders, image_root = PhotoFolders(), place(job.manifest.image_root)
+    folders.remember(image_root)
     with stop_on_signal() as stopped, RunWriter.open(job.directory, job.manifest, **options) as writer:
         job.manifest.state = "interrupted"  # until proven otherwise: an error below must not leave "running"
         left = OpenPhotos(job.directory, writer.finished, writer.rewrite)
@@ -215,7 +226,7 @@ def _run(job: Job, report: Report, begin: Begin) -> Outcome:
                         f"{config.max_failure_rate:g}; the last one: {last_failure}"
                     )
         if not stopped():
-            folders.check(job.source.root)  # a search finds nothing more in a folder that is gone
+            folders.check(image_root)  # a search finds nothing more in a folder that is gone
             job.manifest.state = "partial" if listing.leaves_photos() else "complete"
         with stage("write"):
             writer.flush()

@@ -75,7 +75,11 @@ def print_status(run: RunReader, failures: bool) -> None:
         f"{escape(str(run.directory))}: {escape(manifest.labeler)}, pack {escape(str(manifest.pack.get('name', '?')))}"
     )
     out.print(f"photos of {escape(manifest.image_root)}, last writer left it {manifest.state}")
-    print_summary(summarise(run.directory))
+    summary = summarise(run.directory)
+    if summary.makers:
+        by = " · ".join(f"{maker} ({count(photos, 'photo')})" for maker, photos in summary.makers.most_common())
+        out.print(f"made with {escape(by)}")
+    print_summary(summary)
     if failures:
         for record in run.failures():
             out.print(f"{escape(repr(record.path))}: {escape(record.error)}")

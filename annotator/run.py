@@ -27,9 +27,10 @@ import pyarrow.compute as pc
 
 from annotator import conditional, ledger, storage
 from annotator.errors import RunError
-from annotator.files import move
+from annotator.files import make_folder, move
 from annotator.ledger import finished_paths as finished_paths
 from annotator.locks import Lock, acquire
+from annotator.maker import maker_in
 from annotator.manifest import MOVING, generation_of
 from annotator.manifest import Manifest as Manifest
 from annotator.manifest import write_atomically as write_atomically
@@ -87,6 +88,7 @@ class RunWriter:
         self._opened = 0.0
         self._changing_parts = threading.Lock()  # an engine may look for photos in a thread of its own
         self._others: set[str] = set()
+        self._made_with = maker_in(manifest)
         self._save()
 
     def _survey(self) -> None:
@@ -105,7 +107,7 @@ class RunWriter:
         check_run(directory, manifest, overwrite=overwrite)
         try:
             if not storage.is_remote(directory):
-                parts_folder(directory).mkdir(parents=True, exist_ok=True)
+                make_folder(parts_folder(directory))
             lock = acquire(directory)
         except OSError as error:
             raise cannot_be_written(directory, error) from None
@@ -145,7 +147,7 @@ class RunWriter:
         """Closes the open part."""
         self._lock.check()
         if self._rows:
-            self._append(encoded(to_table(self._rows), self._lock.token))
+            self._append(encoded(to_table(self._rows), self._lock.token, self._made_with))
             self._rows = []
 
     def adopt(self, part: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from annotator.counts import COUNTED, RunSummary, total
 from annotator.ledger import survey
+from annotator.maker import photos_by_maker
 from annotator.manifest import Manifest
 from annotator.parts import read_all
 
@@ -19,4 +20,5 @@ def summarise(directory: Path) -> RunSummary:
     whole = total(ledger.summary for ledger in covered)
     for rows in read_all(rest, COUNTED):
         whole.add(RunSummary.of(rows, open_labels=open_labels))
+        whole.makers.update(photos_by_maker([rows]))
     return whole

@@ -29,6 +29,7 @@ from annotator.engines.ray_cluster import Placement
 from annotator.engines.ray_todo import read_plan, refs_of
 from annotator.errors import AnnotatorError, BrokenError, RunError, WeightsError
 from annotator.images import ImageRef
+from annotator.maker import maker
 from annotator.models.devices import keep_freed_memory
 from annotator.parts import write_part
 from annotator.record import ImageRecord
@@ -235,7 +236,7 @@ class Labelling:
             )
         records = list(self._one_by_one(part, refs, start.deaths) if start.deaths else self._at_once(refs))
         if records:
-            write_part(self._orders.todo, part, records)
+            write_part(self._orders.todo, part, records, maker(self._assembled().devices))
         self._ask("end", part)
         return records
 

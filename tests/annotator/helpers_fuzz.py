@@ -385,13 +385,7 @@ def ledger_bytes(folder: Path) -> Reader:
 def correction_bytes(folder: Path) -> Reader:
     run_of_one_part(folder)
     run = RunReader(folder)
-    first, second = RECORDS[:2]
-    edit = record(second.path, 9).segments
-    said = [
-        Correction(first.path, WIDTH, HEIGHT, "approve", False, fingerprint(first.segments), first.segments),
-        Correction(second.path, WIDTH, HEIGHT, "", True, fingerprint(second.segments), edit),
-    ]
-    append(folder, said)
+    append(folder, said_of(*RECORDS[:2]))
     (file,) = (folder / "corrections").glob("*.parquet")
     content, good, listed = file.read_bytes(), list(reviewed(run)), pulls(folder)
 
@@ -401,6 +395,15 @@ def correction_bytes(folder: Path) -> Reader:
         assert pulls(folder) == listed
 
     return Reader(once_damaged(content), check)
+
+
+def said_of(*records: ImageRecord) -> list[Correction]:
+    """The first one is approved, the others are edited."""
+    said = []
+    for place, each in enumerate(records):
+        seen, edit = fingerprint(each.segments), record(each.path, 9).segments if place else each.segments
+        said.append(Correction(each.path, WIDTH, HEIGHT, "" if place else "approve", bool(place), seen, edit))
+    return said
 
 
 # -- lists of classes, settings, packs --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -191,6 +192,25 @@ def test_a_name_of_full_length_has_a_temporary_one(tmp_path: Path) -> None:
             file.write("whole")
         assert (tmp_path / name).read_text() == "whole"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing"])
+def test_a_hidden_name_that_is_taken_is_left_alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody guessed it, against all odds."""
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    victim, taken = tmp_path / "victim", hidden_name(tmp_path / "a.txt")
+    if kind != "link to nothing":
+        victim.write_text("precious")
+    if kind == "file":
+        victim.rename(taken)
+    else:
+        taken.symlink_to(victim)
+    with pytest.raises(FileExistsError), replacing(tmp_path / "a.txt") as file:
+        file.write(b"new")
+    assert not (tmp_path / "a.txt").exists()
+    assert kind == "link to nothing" or taken.read_text() == "precious"
+    assert taken.is_symlink() == (kind != "file")
+    assert victim.exists() == (kind == "link")
 
 
 def test_what_is_added_to_is_no_link(tmp_path: Path) -> None:

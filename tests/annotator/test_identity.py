@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from helpers_runs import PLUGINS, rows, write_photos
 
-from annotator import corrections, longer_paths, open_run, pipeline, storage
+from annotator import corrections, ledger, longer_paths, open_run, pipeline, storage
 from annotator.config import RunConfig
 from annotator.errors import RunError
 from annotator.identity import config_hash
 from annotator.longer_paths import FOLDER
+from annotator.maker import KEY, maker
 from annotator.manifest import DIGEST, MOVING
+from annotator.parts import encoded, part_files, read_columns
 from annotator.pipeline import Outcome
+from annotator.record import ROW
+from annotator.summary import summarise
 
 CLASSES = "dark: {}\nmiddle: {}\nbright: {}\n"
 PHOTOS = ["a/1.png", "a/2.png", "b/3.png", "b/c/4.png"]
@@ -244,3 +250,34 @@ def test_another_process_that_moved_the_run_meanwhile_is_noticed(tmp_path: Path,
     with pytest.raises(RunError, match="another process has changed where this run's photos are; try again"):
         pipeline.run(late)
     assert paths(tmp_path / "run") == ["3.png", "c/4.png"]
+
+
+def test_parts_say_what_made_them_and_a_mixture_is_said(
+    tmp_path: Path, photos: Path, label: Label, caplog: pytest.LogCaptureFixture
+) -> None:
+    label(photos, limit=1)
+    now = f"annotate {version('annotate')} on cpu"
+    assert summarise(tmp_path / "run").makers == {now: 1}
+    found = open_run(tmp_path / "run").manifest
+    replace(found, tool_version="0.0", execution={"device": "cuda:0,cuda:1"}).save(tmp_path / "run")
+    (part,) = part_files(tmp_path / "run")
+    part.write_bytes(encoded(read_columns(part, ROW.names), made_with=maker(["cuda:0", "cuda:1"], "0.0")))
+    label(photos)
+    assert caplog.messages == [
+        f"{tmp_path / 'run'}: begun with annotate 0.0 on cuda, and this command goes on with {now}: masks may differ "
+        "in a few pixels; `annotate status` counts the photos of each, --overwrite starts anew"
+    ]
+    assert summarise(tmp_path / "run").makers == {"annotate 0.0 on cuda": 1, now: 3}
+    ledger.make_ledger(tmp_path / "run", [each.name for each in part_files(tmp_path / "run")], open_labels=False)
+    assert not ledger.survey(tmp_path / "run").rest
+    assert summarise(tmp_path / "run").makers == {"annotate 0.0 on cuda": 1, now: 3}
+
+
+def test_another_name_for_what_made_a_part_is_damage(tmp_path: Path, photos: Path, label: Label) -> None:
+    label(photos)
+    (part,) = part_files(tmp_path / "run")
+    table = pq.read_table(part)
+    said = {**table.schema.metadata, KEY.encode(): b"annotate 9.9 on cuda"}
+    pq.write_table(table.replace_schema_metadata(said), part, write_page_checksum=True)
+    with pytest.raises(RunError, match="damaged"):
+        rows(tmp_path / "run")

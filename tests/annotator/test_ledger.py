@@ -24,6 +24,7 @@ from pycocotools import mask as coco_mask
 from annotator import ledger
 from annotator.finished import Digests, Finished, digests_of
 from annotator.ledger import finished_paths, survey
+from annotator.maker import maker_in
 from annotator.prediction import Segment
 from annotator.run import ImageRecord, RunReader, RunWriter, part_files, write_part
 from annotator.summary import RunSummary, summarise
@@ -89,7 +90,8 @@ def recount(rows: list[ImageRecord]) -> RunSummary:
         photos.update({CLASSES[segment.label] for segment in each.segments})
     failures = Counter(each.error for each in rows if each.status == "failed")
     pixels = sum(each.width * each.height for each in good)
-    return RunSummary(len(good), len(rows) - len(good), pixels, areas, photos, failures)
+    makers = Counter({maker_in(manifest()): len(rows)} if rows else {})
+    return RunSummary(len(good), len(rows) - len(good), pixels, areas, photos, failures, makers)
 
 
 def assert_says(directory: Path, rows: list[ImageRecord]) -> None:
@@ -256,7 +258,7 @@ def test_a_ledger_of_parts_that_changed_does_not_count_and_is_made_anew(tmp_path
     parts = halves(rows, 6)
     write(tmp_path, parts)
     part_files(tmp_path)[1].unlink()
-    write_part(tmp_path, 3, parts[3][:-1])
+    write_part(tmp_path, 3, parts[3][:-1], maker_in(manifest()))
     left = [*parts[0], *parts[2], *parts[3][:-1], *parts[4], *parts[5]]
     assert survey(tmp_path).ledgers == []
     assert_says(tmp_path, left)
@@ -295,7 +297,7 @@ def test_parts_of_other_processes_are_adopted(tmp_path: Path) -> None:
     rows = records(50)
     parts = halves(rows, 5)
     (tmp_path / "todo" / "parts").mkdir(parents=True)
-    written = [write_part(tmp_path / "todo", number, part) for number, part in enumerate(parts)]
+    written = [write_part(tmp_path / "todo", number, part, maker_in(manifest())) for number, part in enumerate(parts)]
     late = ImageRecord("z.jpg", "ok", width=2, height=2)
     with RunWriter.open(tmp_path / "run", manifest()) as writer:
         for number in (1, 0, 4):  # in the order in which they were finished

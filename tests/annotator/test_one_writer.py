@@ -11,9 +11,11 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -390,6 +392,25 @@ def test_a_late_beat_leaves_the_lock_of_another_process_alone(
     assert storage.read_bytes(out / locks.NAME) == content
     with pytest.raises(RunError, match=TAKEN_OVER):
         lock.check(closely=True)
+
+
+def test_an_answer_that_comes_late_is_no_sign_of_life(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes to a process that was stopped, and another one has taken over meanwhile."""
+    lock = locks.acquire(out)
+    now, real = [time.monotonic()], conditional.replace
+
+    def late(*given: Any) -> str | None:
+        stamp = real(*given)
+        now[0] += 2 * locks.BEAT_SECONDS + 1
+        return stamp
+
+    monkeypatch.setattr(conditional, "replace", late)
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    lock._beat()
+    fresh_lock(out)
+    with pytest.raises(RunError, match=TAKEN_OVER):
+        lock.check()
+    lock.release()
 
 
 def test_beats_renew_the_lock(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

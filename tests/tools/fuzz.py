@@ -3,8 +3,9 @@
     python tests/tools/fuzz.py --minutes 60 --seed 1
     python tests/tools/fuzz.py --minutes 5 --seed 1 coco part_bytes  # these readers only
 
-The readers are those of tests/annotator/helpers_fuzz.py. They take turns of some hundred contents; the first content that
-is neither taken nor refused in a line ends it, and is shown with the turn that found it. The same seed tries the same.
+The readers are those of tests/annotator/helpers_fuzz.py. They take turns of some hundred contents; the first
+that is neither taken nor refused in a line ends it, and is shown with the turn that found it. The same seed tries the
+same contents.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python tests/tools/kill_command.py --kills 200 --seed 0
 
-Kill moments are spread evenly over what is left of the command's life, in seconds of CPU, which a busy machine does not
-stretch: imports, reading the folder, parts, ledgers, closing. A run that comes to its end is compared with one that nobody disturbed: every row there once, and the COCO,
-mask-png and CVAT exports the same byte for byte. Then the next run begins. After each kill, the rows that were there
-before must still be there. The labeler is `hasty` of tests/plugins, whose runs close a part every 12 photos.
+Kill moments are spread evenly over what is left of the command's life: imports, reading the folder, parts, ledgers,
+closing. They are in seconds of CPU, which a busy machine does not stretch. A run that comes to its end is compared with
+one that nobody disturbed: every row there once, and the COCO, mask-png and CVAT exports the same byte for byte. Then
+the next run begins. After each kill, the rows that were there before must still be there. The labeler is `hasty` of
+tests/plugins, whose runs close a part every 12 photos.
 """
 
 from __future__ import annotations
