@@ -258,7 +258,7 @@ def sound(found: ImageRecord) -> None:
 
 def status_of(directory: Path) -> None:
     """As `annotate status` prints it."""
-    from annotator import console, printing
+    from annotator import printing
 
     with redirect_stdout(io.StringIO()):
         printing.print_status(RunReader(directory), failures=True)
