@@ -36,6 +36,8 @@ FORMATS = ("coco", "mask-png", "cvat")
 SOME_FAILED = 3
 BAD_EVERY = 50
 TICKS = os.sysconf("SC_CLK_TCK")
+MOST_KILLS = 12
+"""Of one run; then it is left to end."""
 BEYOND = 1.1
 """Moments reach this far beyond the life that is expected, so that some runs come to their end."""
 
@@ -160,9 +162,10 @@ def attack(scene: Scene, kills: int, seed: int) -> Score:
     chance, score = random.Random(seed), Score()
     while score.kills < kills:
         out = scene.folder / f"run-{score.finished}"
-        before, status = set[str](), None
+        before, status, times = set[str](), None, 0
         while status is None:
-            if score.kills < kills:
+            if score.kills < kills and times < MOST_KILLS:
+                times += 1
                 status = kill_once(scene, out, chance.random() * BEYOND * scene.life(len(before)))
             else:
                 with start(scene.folder, out) as process:
