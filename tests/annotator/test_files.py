@@ -94,7 +94,7 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "pull": (write_pull, "run/corrections/000001.parquet", (".000001.parquet.tmp",)),
     "mapping": (write_mapping, "mapping.csv", (".mapping.csv.tmp",)),
     "mask of the app": (
-        lambda folder: write_mask(folder, "a.jpg", np.zeros((1, 2), np.uint8)).rename(folder / "m.png"),
+        lambda folder: write_mask(folder / "app", "mask", "a.jpg", np.zeros((1, 2), np.uint8)).rename(folder / "m.png"),
         "m.png",
         (),
     ),

@@ -116,7 +116,8 @@ def test_a_run_of_before_there_were_embeddings_still_opens_and_goes_on(tmp_path:
         {**row, "segments": [{f.name: s[f.name] for f in kept} for s in row["segments"]]} for row in table.to_pylist()
     ]
     schema = pa.schema([field for field in table.schema if field.name not in ("segments", "history")])
-    old = schema.append(pa.field("segments", pa.list_(pa.struct(kept)))).with_metadata(table.schema.metadata)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"digests"}  # are younger
+    old = schema.append(pa.field("segments", pa.list_(pa.struct(kept)))).with_metadata(metadata)
     pq.write_table(pa.Table.from_pylist(rows, schema=old), part)
 
     first, _ = RunReader(tmp_path).records()

@@ -17,6 +17,7 @@ from annotator import cli
 from annotator.demo import make_demo
 from annotator.errors import AnnotatorError, ConfigError
 from annotator.review import folder as review_folder
+from annotator.review.checked import SampleError
 from annotator.run import RunReader
 from exporters.base import export
 
@@ -209,7 +210,7 @@ def test_a_dataset_for_the_app_stays_in_its_folder(photos: Any, path: str, make_
     out.mkdir(parents=True)
     before = content(tmp_path)
     run = make_run({"s0/b.jpg": MAP}, ["cat", "dog"], root=root)
-    with pytest.raises(ConfigError, match="leads out of it"):
+    with pytest.raises(SampleError, match="expected a photo of the run, but its path is"):
         review_folder._photo(run, path, out, photos)
     assert {file: read for file, read in content(tmp_path).items() if not file.startswith("run")} == before
 
