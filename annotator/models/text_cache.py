@@ -127,7 +127,7 @@ class _Entries:
     def _giving_up(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, UnicodeDecodeError):  # SQLite quotes a damaged table in its message
             self._close()
 
     def _close(self) -> None:

@@ -131,7 +131,7 @@ def test_networks_made_in_memory_leave_nothing_on_disk(own_caches: Path) -> None
     assert list(own_caches.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["below a file", "no database", "a folder"])
+@pytest.mark.parametrize("damage", ["below a file", "no database", "a folder", "a table's description"])
 def test_a_cache_that_cannot_be_used_costs_time_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -141,7 +141,13 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
     else:
         monkeypatch.setenv("ANNOTATE_CACHE", str(tmp_path))
         file = tmp_path / "text-embeddings.sqlite"
-        file.mkdir() if damage == "a folder" else file.write_bytes(b"no database at all" * 100)
+        if damage == "a folder":
+            file.mkdir()
+        elif damage == "no database":
+            file.write_bytes(b"no database at all" * 100)
+        else:  # which SQLite quotes in its error message
+            clip(Counting(), "abc").text_embeddings(["cat"], ["{}"])
+            file.write_bytes(file.read_bytes().replace(b"PRIMARY KEY", b"PRIMARY KE\xc5"))
     made = clip(Counting(), "abc").text_embeddings(["cat", "dog"], ["{}"])
     expected = [[0.1**0.5, 0.9**0.5]] * 2  # (1, 3), made a unit vector
     np.testing.assert_allclose(made, expected, atol=1e-6)
