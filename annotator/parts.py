@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotator import storage
-from annotator.column_digests import BYTES, digests_of
+from annotator.column_digests import BYTES, digests_of, not_as_written
 from annotator.errors import RunError
 from annotator.record import ROW, ImageRecord, to_table
 from annotator.row_check import refuse_nonsense, refuse_other_columns
@@ -102,7 +102,7 @@ def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
     rows = file.read(columns=columns)
     refuse_other_columns(rows.schema, columns)
     told = _told_digests(file)
-    if told is not None and (wrong := [name for name, digest in digests_of(rows).items() if told[name] != digest]):
+    if told is not None and (wrong := not_as_written(rows, told, columns)):
         raise ValueError(f"{', '.join(wrong)}: not what was written")
     return rows
 
