@@ -6,7 +6,7 @@ Parquet's page checksums miss what is damaged outside of pages, such as the leng
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,22 @@ def digests_of(table: pa.Table) -> dict[str, str]:
     for name in table.column_names:
         found.update(_digests(name, table[name].combine_chunks()))
     return found
+
+
+def not_as_written(table: pa.Table, told: Mapping[str, str], columns: Sequence[str] | None = None) -> list[str]:
+    """Names of the digests that differ, or whose column is not there although it was asked for.
+
+    columns: what was asked for of a file, as Parquet names it (`segments.list.element.area`); all where it is None.
+    """
+    found = digests_of(table)
+    asked = None if columns is None else {name.replace(".list.element", "") for name in columns}
+
+    def is_asked_for(name: str) -> bool:
+        ways = name.removesuffix("[]").split(".")
+        return asked is None or any(".".join(ways[: end + 1]) in asked for end in range(len(ways)))
+
+    names = [*found, *(name for name in told if name not in found and is_asked_for(name))]
+    return [name for name in names if found.get(name) != told.get(name)]
 
 
 def _digests(name: str, values: pa.Array) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator import conditional, storage
-from annotator.column_digests import BYTES, digests_of
+from annotator.column_digests import BYTES, digests_of, not_as_written
 from annotator.errors import RunError
 from annotator.files import move
 from annotator.maker import KEY as MADE_WITH
@@ -182,9 +182,7 @@ def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
     refuse_other_columns(rows.schema, columns)
     told = _told_digests(file)
     if told is not None:
-        found = digests_of(rows)
-        lost = [name for name in columns if name in told and name not in found]  # a younger column may be missing
-        if wrong := [*lost, *(name for name, digest in found.items() if told[name] != digest)]:
+        if wrong := not_as_written(rows, told, columns):
             raise ValueError(f"{', '.join(wrong)}: not what was written")
         if told.get(MADE_WITH, maker_of(rows)) != maker_of(rows):
             raise ValueError("what made it: not what was written")

@@ -40,6 +40,17 @@ def test_other_rows_in_a_part(part: Path) -> None:
         read_columns(part, ROW.names)
 
 
+@pytest.mark.parametrize("name", ["history", "embedding"])
+def test_a_column_of_another_name(part: Path, name: str) -> None:
+    """Else it would pass for that of an older version, which has none of these."""
+    content = part.read_bytes()
+    assert name.encode() in content
+    part.write_bytes(content.replace(name.encode(), b"x" + name.encode()[1:]))
+    with pytest.raises(DamagedPart, match=name):
+        read_columns(part, ROW.names)
+    assert read_columns(part, ["path", "status"]).num_rows == 3
+
+
 def test_fewer_rows_in_a_part(part: Path) -> None:
     assert row_count(part) == 3
     with_other(part, pq.read_table(part, partitioning=None).slice(0, 2))

@@ -16,6 +16,7 @@ from reference.open_runs import Labelled, write_run
 
 from annotator import ledger, relabel, storage
 from annotator.corrections import Correction, append, fingerprint, undo
+from annotator.parts import part_path, set_aside
 from annotator.run import ImageRecord, RunReader, RunWriter, write_part
 from annotator.vocabulary import Vocabulary
 from exporters import base as exporters
@@ -88,6 +89,11 @@ def write_one_part(folder: Path) -> None:
     write_part(folder, 0, [ImageRecord("a.jpg", "failed", error="empty file")])
 
 
+def set_one_aside(folder: Path) -> None:
+    write_one_part(folder)
+    set_aside(part_path(folder, 0))
+
+
 def write_whole_run(folder: Path) -> None:
     """run.json, parts and a ledger."""
     with RunWriter.open(folder, manifest()) as writer:
@@ -127,6 +133,7 @@ def test_the_first_pulls_folder_is_on_the_disk_before_its_file(tmp_path: Path, d
     [
         (lambda folder: storage.write_bytes(folder / "a.bin", b"12345"), {"a.bin"}),
         (write_one_part, {"part-000000.parquet"}),
+        (set_one_aside, {"part-000000.parquet.damaged"}),
         (write_whole_run, {"run.json", "part-000005.parquet", "ledger-000000.parquet"}),
         (write_pull, {"000001.parquet"}),
         (undo_pull, {"000001.undone"}),

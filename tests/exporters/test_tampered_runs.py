@@ -1,4 +1,4 @@
-"""Rows that somebody changed by hand, and whoever reads them: one line with the part's name, and nothing is written."""
+"""Rows that somebody changed by hand, and whoever reads them: one line, and nothing is written."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ MUTANTS = {
     "page-checksums": Mutant("page checksums of parts", "parts", f"{CHECKED}True", f"{CHECKED}False"),
     "ledger-digest": Mutant("digest of a ledger's text", "ledger", 'content.pop("digest") != ', "None is "),
     "ledger-columns": Mutant("digests of a ledger's columns", "ledger", "digests_of(found) == told", "BYTES"),
-    "batch-digests": Mutant("digests of pulls and shards", "batches", "if digests[name] != digest]", "if False]"),
+    "batch-digests": Mutant("digests of pulls and shards", "batches", "if wrong := not_", "if False and not_"),
     "batch-count": Mutant("count of batches", "batches", 'len(told["batches"]) != file.num_row_groups', "False"),
     "run-json-digest": Mutant(
         "digest of run.json", "manifest", "content.pop(DIGEST) != ", 'content.pop(DIGEST) == 0 and "" != '
@@ -78,7 +78,7 @@ def first_failure(package: Path, tests: tuple[str, ...]) -> str:
     )
     if done.returncode == 0:
         return ""
-    found = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", done.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     return found[1] if found else f"pytest ended with {done.returncode}: {done.stdout[-300:]}"
 
 
