@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -129,7 +130,7 @@ def test_another_folder_is_refused(tmp_path: Path, photos: Path, label: Label) -
         label(tmp_path / "other")
     assert str(caught.value) == (
         f"images='{tmp_path / 'other'}': expected the photos of the run {tmp_path / 'run'}, but none of them is there, "
-        f"such as 'a/1.png'; the run found them in {photos}. overwrite starts anew, out='DIR' keeps both"
+        f"such as 'a/1.png'; the run found its own in {photos}. overwrite starts anew, out='DIR' keeps both"
     )
     assert (tmp_path / "run/run.json").read_bytes() == before
     assert label(tmp_path / "other", overwrite=True).summary.photos == 1
@@ -145,6 +146,20 @@ def test_a_list_file_that_grows_finds_its_run_again(
         Path("mine.txt").write_text("".join(f"photos/{path}\n" for path in PHOTOS[:count]))
         outcome = pipeline.run(pipeline.prepare(RunConfig.load(None, given), images="mine.txt"))
         assert (str(outcome.directory), outcome.summary.photos) == ("runs/mine-bands", count)
+
+
+def test_other_photos_of_the_same_names_are_refused(tmp_path: Path, photos: Path, label: Label) -> None:
+    """As where two projects call their photos alike, and their runs, too."""
+    label(photos)
+    before = rows(tmp_path / "run")
+    write_photos(tmp_path / "other", reversed(PHOTOS), (60, 64))
+    with pytest.raises(RunError, match=r"but those there are others, such as 'a/1\.png'; the run found its own in "):
+        label(tmp_path / "other")
+    assert rows(tmp_path / "run") == before
+    shutil.copytree(photos, tmp_path / "copy")  # with the same times, or with new ones
+    (tmp_path / "copy/a/1.png").touch()
+    write_photos(tmp_path / "copy", PHOTOS[3:], (60, 64))
+    assert label(tmp_path / "copy").labelled == 1
 
 
 @pytest.mark.parametrize("url", [False, True], ids=["folder", "url"])
