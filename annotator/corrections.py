@@ -36,7 +36,7 @@ from annotator.locks import alone_in
 from annotator.parts import UNREADABLE
 from annotator.prediction import NOTHING, Segment
 from annotator.record import ROW, ImageRecord, from_row, to_table
-from annotator.row_check import refuse_nonsense
+from annotator.row_check import refuse_nonsense, refuse_other_columns
 from annotator.run import RunReader
 from annotator.vocabulary import Vocabulary
 from annotator.wording import one_line
@@ -274,6 +274,7 @@ def _rows(file: Path) -> Iterator[tuple[Correction, int]]:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as opened:
             for batch in read_batches(opened, BATCH_ROWS):
+                refuse_other_columns(batch.schema, _SCHEMA.names, _SCHEMA)
                 refuse_nonsense(batch)
                 for row in batch.to_pylist():
                     record = from_row({"path": row["path"], "status": "ok", "segments": row["segments"]})

@@ -24,15 +24,15 @@ YOUNGER = {"history", "embedding", "checksum"}
 Wrong = NDArray[np.bool_]
 
 
-def refuse_other_columns(schema: pa.Schema, columns: Sequence[str] = ROW.names) -> None:
-    """Raises ValueError where these are not there, or not of the types that a part's have.
+def refuse_other_columns(schema: pa.Schema, columns: Sequence[str] = ROW.names, expected: pa.Schema = ROW) -> None:
+    """Raises ValueError where these are not there, or not of the types that a part's have, or those expected.
 
     columns: as `parts.read_columns` takes them; `segments.list.element.area` names one inside the segments.
     """
     for column in columns:
         name, *below = column.split(".")
         if name in schema.names:
-            _refuse_other_type(ROW.field(name), schema.field(name), below[-1:])
+            _refuse_other_type(expected.field(name), schema.field(name), below[-1:])
         elif name not in YOUNGER:
             raise ValueError(f"expected a column {name!r}, but there is none")
 

@@ -261,4 +261,4 @@ def _in_one_line(error: BaseException) -> str:
     """What Ray wraps, without the traceback and the advice that it makes of it."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
-    return str(error).split("\n")[0] if isinstance(error, AnnotatorError) else describe(error)
+    return str(error.args[0]).split("\n")[0] if isinstance(error, AnnotatorError) else describe(error)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reference.open_runs import Labelled, write_run
 
@@ -178,6 +180,17 @@ def test_many_pulls_of_many_photos_hold_as_if_they_were_said_one_by_one(tmp_path
         append(run.directory, [replace(template, path=name, verdict=verdict) for name, verdict in chosen.items()])
         expected |= chosen
     assert {each.record.path: each.verdict for each in reviewed(run)} == expected
+
+
+def test_a_pull_whose_paths_became_bytes_is_named(run: RunReader) -> None:
+    """One bit of the type that stands in the file does it; the values and their digests stay the same."""
+    append(run.directory, [said(run, "b.jpg", "reject")])
+    (file,) = (run.directory / "corrections").glob("*.parquet")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("path")
+    pq.write_table(table.set_column(place, "path", table["path"].cast(pa.binary())), file)
+    with pytest.raises(RunError, match=r"000001\.parquet: cannot be read \(expected .*path"):
+        list(corrected(run.records(), run))
 
 
 def test_a_damaged_pull_is_named(run: RunReader) -> None:
