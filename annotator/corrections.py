@@ -156,7 +156,7 @@ def class_names(run: RunReader) -> tuple[str, ...]:
     """The vocabulary's, and after them those that pulls added; none where the labeler names its own."""
     if run.vocabulary is None:
         return ()
-    holding = [file for file in files(run.directory) if file.suffix == ".parquet"]
+    holding = _holding(run.directory)
     return _classes_of(run.vocabulary, holding[-1]) if holding else run.vocabulary.names
 
 
@@ -224,11 +224,11 @@ def undo(directory: Path, number: int) -> Pull:
     if folder.is_dir():
         refuse_leading_out(folder, directory)
         with alone_in(directory, wait=True):  # a pull reads these files
-            for file in files(directory):
-                if _number(file) == number and file.suffix == ".parquet":
+            for file in _holding(directory):
+                if _number(file) == number:
                     move(file, file.with_suffix(".undone"), durable=True)
                     return _describe(file.with_suffix(".undone"))
-    there = ", ".join(str(_number(file)) for file in files(directory) if file.suffix == ".parquet") or "none"
+    there = ", ".join(str(_number(file)) for file in _holding(directory)) or "none"
     raise RunError(f"{directory}: expected a pull that is not undone ({there}), but got {number}; see review --list")
 
 
@@ -239,6 +239,11 @@ def folder_of(directory: Path) -> Path:
 def files(directory: Path) -> list[Path]:
     found = [file for file in folder_of(directory).glob("[0-9]*") if file.suffix in (".parquet", ".undone")]
     return sorted(found, key=_number)
+
+
+def _holding(directory: Path) -> list[Path]:
+    """Those that are not undone."""
+    return [file for file in files(directory) if file.suffix == ".parquet"]
 
 
 def with_rows(pull: Path, change: Callable[[pa.Table], pa.Table]) -> bytes:
@@ -261,9 +266,8 @@ def _number(file: Path) -> int:
 
 def _latest(directory: Path) -> Iterator[Correction]:
     """The row that holds for each photo, in path order."""
-    holding = [file for file in files(directory) if file.suffix == ".parquet"]
     path = None
-    for row, _ in heapq.merge(*map(_rows, holding), key=lambda item: (item[0].path, -item[1])):
+    for row, _ in heapq.merge(*map(_rows, _holding(directory)), key=lambda item: (item[0].path, -item[1])):
         if row.path != path:
             path = row.path
             yield row

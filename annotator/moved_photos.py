@@ -16,7 +16,6 @@ from typing import NamedTuple
 from annotator import storage
 from annotator.errors import RunError
 from annotator.images import ImageSource
-from annotator.manifest import Manifest
 from annotator.photo_changes import verdict
 from annotator.run import RunReader
 from annotator.spelling import option
@@ -34,9 +33,12 @@ class Resumed(NamedTuple):
     between: str = ""
 
 
-def resumed(directory: Path, source: ImageSource) -> Resumed:
-    """For a run that goes on with these photos; raises `RunError` where not one of its own is there."""
-    old, new = Manifest.load(directory).image_root, str(source.root)
+def resumed(directory: Path, old: str, source: ImageSource) -> Resumed:
+    """For a run that goes on with these photos; raises `RunError` where not one of its own is there.
+
+    old: where the run found its photos.
+    """
+    new = str(source.root)
     if old == new:
         return Resumed(source)
     run = RunReader(directory)
@@ -49,8 +51,7 @@ def resumed(directory: Path, source: ImageSource) -> Resumed:
 
 def _refuse_others(run: RunReader, before: str) -> None:
     """Raises where a run's photos are not in a new place, or where others with their names are."""
-    labelled = (record for record in run.records(segments=False) if record.status == "ok")
-    asked, records = tee(labelled)
+    asked, records = tee(run.labelled())
     versions = storage.versions(run.image_root, (record.path for record in asked))
     first, there, changed = "", 0, 0
     for record, version in zip(records, versions, strict=True):

@@ -119,8 +119,7 @@ def _files(run: RunReader, paths: Iterable[str], changed: Changed) -> Iterator[t
 def refuse_all_changed(run: RunReader) -> None:
     """Raises where a run's photos have changed, every one that was labelled: there is nothing to make of it."""
     changed = Changed()
-    labelled = (record for record in run.records(segments=False) if record.status == "ok")
-    if next(unchanged(run, changed, labelled), None) is None and changed.count:
+    if next(unchanged(run, changed, run.labelled()), None) is None and changed.count:
         raise RunError(
             f"{run.directory}: expected its photos as they were labelled, but {changed}, and no other is left; "
             f"{changed.notes()[0].rpartition('; ')[2]}"

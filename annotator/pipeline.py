@@ -160,9 +160,10 @@ def prepare(config: RunConfig, vocab: Vocab = None, images: str | Path | Sequenc
     )
     between, before = "", ""
     if not config.overwrite and is_run(directory):
-        before = maker_in(Manifest.load(directory))
+        found = Manifest.load(directory)
+        before = maker_in(found)
         refuse_other_config(directory, manifest, networks_known=False)  # before any network is loaded
-        source, between = resumed(directory, source)
+        source, between = resumed(directory, found.image_root, source)
 
     crew, cluster = _crew(config, vocabulary)
     manifest.config["weights"] = crew.weights

@@ -272,6 +272,10 @@ class RunReader:
         """Every photo in path order, streamed; `segments=False` leaves the masks and histories unread."""
         return self._merged([name for name in ROW.names if segments or name not in LABELS])
 
+    def labelled(self) -> Iterator[ImageRecord]:
+        """Every photo that was labelled, without its masks."""
+        return (record for record in self.records(segments=False) if record.status == "ok")
+
     def failures(self) -> Iterator[ImageRecord]:
         columns = [name for name in ROW.names if name not in LABELS]
         return (record for record in self._merged(columns, failed=True) if record.status == "failed")

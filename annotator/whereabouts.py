@@ -33,7 +33,7 @@ def refuse_all_gone(run: RunReader, otherwise: str = "") -> None:
 
 def example_of_none(run: RunReader) -> str | None:
     """Path of a labelled photo, where not one of them is there; None where one is, or none was labelled."""
-    labelled = (record.path for record in run.records(segments=False) if record.status == "ok")
+    labelled = (record.path for record in run.labelled())
     first = next(labelled, None)
     if first is None or any(each(exists, (run.image_root / path for path in chain([first], labelled)))):
         return None

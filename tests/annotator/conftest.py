@@ -1,7 +1,8 @@
-"""What several modules of tests share because there can be one of it only."""
+"""What several modules of tests share."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,17 @@ def fiftyone(fiftyone_at_home: tuple[Any, Path]) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         yield module
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Worker processes in the order in which they are started."""
+    workers: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
+            workers.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return workers

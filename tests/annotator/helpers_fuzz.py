@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from helpers_runs import finished_manifest
 from hypothesis import assume
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -210,18 +211,7 @@ ENTRIES = (
 )
 VOCABULARY = Vocabulary(ENTRIES, ("a {}",))
 NAMES = VOCABULARY.names
-MANIFEST = Manifest(
-    config={"labeler": "maskclip", "settings": {"window": 448}},
-    config_hash="ab" * 32,
-    image_root="photos",
-    tool_version="0.1",
-    labeler="maskclip",
-    vocabulary=json.loads(json.dumps(VOCABULARY.to_dict())),
-    pack={"name": "embedded", "roles": {"clip": {"sha256": "cd"}}},
-    counts={"photos": 3},
-    timings={"seconds": 1.5},
-    state="complete",
-)
+MANIFEST = finished_manifest(VOCABULARY)
 HEIGHT, WIDTH = 7, 9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 
 from annotator import cli
 from annotator.run import ImageRecord, Manifest, RunReader
+from annotator.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -58,6 +60,22 @@ def write_photos(folder: Path, names: Iterable[str], size: tuple[int, int] = (48
 
 def manifest(**config: object) -> Manifest:
     return Manifest(config, config_hash=repr(config), image_root="photos", tool_version="1", labeler="test")
+
+
+def finished_manifest(vocabulary: Vocabulary) -> Manifest:
+    """With a value of each name, as run.json gives them back."""
+    return Manifest(
+        config={"labeler": "maskclip", "settings": {"window": 448}},
+        config_hash="ab" * 32,
+        image_root="photos",
+        tool_version="0.1",
+        labeler="maskclip",
+        vocabulary=json.loads(json.dumps(vocabulary.to_dict())),
+        pack={"name": "embedded", "roles": {"clip": {"sha256": "cd"}}},
+        counts={"photos": 3},
+        timings={"seconds": 1.5},
+        state="complete",
+    )
 
 
 def rows(directory: Path) -> list[ImageRecord]:

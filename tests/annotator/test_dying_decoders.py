@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -73,20 +72,6 @@ def deadly(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         return ImageRef(photos, "deadly.heic")
 
     return write
-
-
-@pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Worker processes in the order in which they are started."""
-    workers: list[subprocess.Popen[bytes]] = []
-
-    class Recorded(subprocess.Popen[bytes]):
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
-            workers.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Recorded)
-    return workers
 
 
 @pytest.fixture

@@ -41,20 +41,6 @@ def refs(tmp_path: Path) -> list[ImageRef]:
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Worker processes in the order in which they are started."""
-    workers: list[subprocess.Popen[bytes]] = []
-
-    class Recorded(subprocess.Popen[bytes]):
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
-            workers.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Recorded)
-    return workers
-
-
-@pytest.fixture
 def slow_photo(tmp_path: Path) -> ImageRef:
     """A small file that takes a good part of a second to decode."""
     PillowImage.new("L", (7000, 7000)).save(tmp_path / "slow.png")

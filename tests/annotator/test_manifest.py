@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_runs import finished_manifest
 
 from annotator.errors import RunError
 from annotator.manifest import DIGEST, Manifest
@@ -21,18 +22,7 @@ ENTRIES = (
     ClassEntry("puppy", ("puppy",), merge_into="cat"),
 )
 VOCABULARY = Vocabulary(ENTRIES, ("a {}",))
-MANIFEST = Manifest(
-    config={"labeler": "maskclip", "settings": {"window": 448}},
-    config_hash="ab" * 32,
-    image_root="photos",
-    tool_version="0.1",
-    labeler="maskclip",
-    vocabulary=json.loads(json.dumps(VOCABULARY.to_dict())),
-    pack={"name": "embedded", "roles": {"clip": {"sha256": "cd"}}},
-    counts={"photos": 3},
-    timings={"seconds": 1.5},
-    state="complete",
-)
+MANIFEST = finished_manifest(VOCABULARY)
 
 
 @pytest.fixture
