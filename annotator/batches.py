@@ -53,7 +53,11 @@ def read_batches(file: pq.ParquetFile, rows: int, columns: list[str] | None = No
     """
     told = _told(file)
     if told is None:
-        yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(rows, columns=columns))
+        found = 0
+        for batch in file.iter_batches(rows, columns=columns):
+            yield pa.Table.from_batches([batch])
+            found += batch.num_rows
+        refuse_lost_rows(file, found)
         return
     metadata_of(file)
     for number, digests in enumerate(told["batches"]):
@@ -61,6 +65,12 @@ def read_batches(file: pq.ParquetFile, rows: int, columns: list[str] | None = No
         if wrong := not_as_written(table, digests, columns):
             raise ValueError(f"{', '.join(wrong)}: not what was written")
         yield table
+
+
+def refuse_lost_rows(file: pq.ParquetFile, found: int) -> None:
+    """A damaged footer may have lost what was told of a file, and with it rows; how many there were stands apart."""
+    if found != file.metadata.num_rows:
+        raise ValueError(f"it has {found} rows, and not the {file.metadata.num_rows} that were written")
 
 
 def _told(file: pq.ParquetFile) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator import conditional, storage
+from annotator.batches import refuse_lost_rows
 from annotator.column_digests import BYTES, digests_of, not_as_written
 from annotator.errors import RunError
 from annotator.files import move
@@ -180,6 +181,7 @@ def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
     refuse_other_columns(file.schema_arrow)
     rows = file.read(columns=columns)
     refuse_other_columns(rows.schema, columns)
+    refuse_lost_rows(file, rows.num_rows)
     told = _told_digests(file)
     if told is not None:
         if wrong := not_as_written(rows, told, columns):

@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_fuzz import RECORDS, record, run_of_one_part, said_of
+from helpers_fuzz import is_one_line
+from helpers_fuzz_inputs import hf_dataset, sound_labels
+from helpers_fuzz_runs import RECORDS, record, run_of_one_part, said_of
 
 from annotator import ledger
 from annotator.batches import WRITTEN, BatchWriter, metadata_of, read_batches
 from annotator.corrections import append, pulls, reviewed
-from annotator.errors import RunError
+from annotator.errors import ConfigError, RunError
 from annotator.parts import DamagedPart, read_columns, row_count, span, write_part
 from annotator.record import ROW
 from annotator.run import RunReader
@@ -72,6 +74,37 @@ def test_a_damaged_page_of_a_part_without_digests(part: Path) -> None:
     part.write_bytes(content.replace(b"b/c.jpg", b"b/d.jpg", 1))
     with pytest.raises(DamagedPart, match=r"(?i)crc|checksum"):
         read_columns(part, ["path"])
+
+
+def zeroed(content: bytes, step: int) -> Iterator[bytes]:
+    """With 64 zeros in any place of it, as where a piece was never written."""
+    for begin in range(0, len(content), step):
+        yield (content[:begin] + bytes(64) + content[begin + 64 :])[: len(content)]
+
+
+def test_zeros_in_a_part(part: Path) -> None:
+    good, refused = read_columns(part, ROW.names).to_pylist(), 0
+    for content in zeroed(part.read_bytes(), step=3):
+        part.write_bytes(content)
+        try:
+            assert read_columns(part, ROW.names).to_pylist() == good
+        except DamagedPart:
+            refused += 1
+    assert refused > 100
+
+
+def test_zeros_in_a_shard(tmp_path: Path) -> None:
+    """Among them those that take with the row what the file says of it."""
+    shard = hf_dataset(tmp_path)
+    good, refused = sound_labels(tmp_path / "hf"), 0
+    for content in zeroed(shard.read_bytes(), step=1):
+        shard.write_bytes(content)
+        try:
+            assert sound_labels(tmp_path / "hf") == good
+        except ConfigError as error:
+            refused += 1
+            is_one_line(error)
+    assert refused > 100
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
     python tests/tools/fuzz.py --minutes 60 --seed 1
     python tests/tools/fuzz.py --minutes 5 --seed 1 coco part_bytes  # these readers only
 
-The readers are those of tests/annotator/helpers_fuzz.py. They take turns of some hundred contents; the first
-that is neither taken nor refused in a line ends it, and is shown with the turn that found it. The same seed tries the
-same contents.
+The readers are those of helpers_fuzz_runs and helpers_fuzz_inputs in tests/annotator. They take turns of some hundred
+contents; the first that is neither taken nor refused in a line ends it, and is shown with the turn that found it. The
+same seed tries the same contents.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "annotator")]
 
-from helpers_fuzz import READERS, Reader, try_once  # noqa: E402
+import helpers_fuzz_inputs  # noqa: E402
+import helpers_fuzz_runs  # noqa: E402
+from helpers_fuzz import Reader, try_once  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 
+READERS = helpers_fuzz_runs.READERS | helpers_fuzz_inputs.READERS
 TURN = 500
 
 
