@@ -19,7 +19,8 @@ def digests_of(table: pa.Table) -> dict[str, str]:
     """By name; `segments.area` is one inside the segments, and `segments[]` how many there are in each row."""
     found: dict[str, str] = {}
     for name in table.column_names:
-        found.update(_digests(name, table[name].combine_chunks()))
+        column = table[name]
+        found.update(_digests(name, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()))
     return found
 
 
@@ -62,13 +63,14 @@ def _digest(values: pa.Array) -> str:
             found.update(piece)
     else:
         values = values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values
-        found.update(pc.fill_null(values, 0).to_numpy(zero_copy_only=False).tobytes())
+        values = pc.fill_null(values, 0) if values.null_count else values
+        found.update(values.to_numpy(zero_copy_only=False).tobytes())
     return found.hexdigest()
 
 
 def _bytes_of(values: pa.Array) -> Iterator[memoryview]:
     """All of them in a row; what lies under a null is left out."""
-    values = values.drop_null()
+    values = values.drop_null() if values.null_count else values
     _, bounds, data = values.buffers()
     if data is not None and len(values):
         ends = np.frombuffer(bounds, np.int32)[[values.offset, values.offset + len(values)]]
