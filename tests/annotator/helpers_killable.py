@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 
+import pyarrow
 import pyarrow.parquet
 import torch
+from PIL import Image
 
 import annotator.console
 import annotator.models.packs
@@ -48,6 +50,8 @@ def annotate(arguments: list[str]) -> int:
 
 def serve() -> None:
     annotate(["status", "nowhere"])  # an error, but with it the command line is imported
+    pyarrow.array([0])  # with the first one pyarrow imports pandas
+    Image.init()
     run.PART_ROWS, run.PART_SECONDS, ledger.LEDGER_PARTS = 12, 0.15, 3
     for line in sys.stdin:
         arguments, kill_at = json.loads(line)

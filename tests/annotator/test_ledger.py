@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
@@ -313,26 +312,38 @@ def test_parts_of_other_processes_are_adopted(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = sys.argv[3:]
+sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from helpers_runs import manifest
 from test_ledger import halves, records
 from annotator import ledger
 from annotator.run import RunWriter
 ledger.LEDGER_PARTS = 3
-left = int(sys.argv[2])
-def watch(event, arguments):
-    global left
-    if event in ("open", "os.rename", "os.mkdir", "os.remove") and str(arguments[0]).startswith(sys.argv[1]):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-with RunWriter.open(Path(sys.argv[1]), manifest()) as writer:
-    sys.addaudithook(watch)
-    for part in halves(records(12), 4):
-        for each in part:
-            writer.write(each)
-        writer.flush()
+
+def write(out, left):
+    def watch(event, arguments):
+        nonlocal left
+        if event in ("open", "os.rename", "os.mkdir", "os.remove") and str(arguments[0]).startswith(str(out)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    with RunWriter.open(out, manifest()) as writer:
+        sys.addaudithook(watch)
+        for part in halves(records(12), 4):
+            for each in part:
+                writer.write(each)
+            writer.flush()
+
+for operation in range(1, 60):
+    process = os.fork()
+    if not process:
+        try:
+            write(Path(sys.argv[1], str(operation)), operation)
+        finally:
+            os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != -signal.SIGKILL:
+        break
+print(operation - 1)
 """
 
 
@@ -342,11 +353,10 @@ def test_a_kill_between_part_and_ledger_loses_nothing(tmp_path: Path) -> None:
     """Before each operation on a file, of which the last part, its ledger and the next part have a dozen."""
     rows = records(12)
     seen: Counter[tuple[int, int]] = Counter()
-    for operation in range(1, 60):
+    command = python("-c", KILLED, tmp_path, Path(__file__).parent)
+    kills = int(subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout)
+    for operation in range(1, kills + 1):
         out = tmp_path / str(operation)
-        command = python("-c", KILLED, out, str(operation), Path(__file__).parent)
-        if subprocess.run(command, env=environment(), check=False).returncode != -signal.SIGKILL:
-            break
         seen[len(part_files(out)), len(ledgers(out))] += 1
         written = {each.path for each in RunReader(out)}
         kept = [each for each in rows if each.path in written]

@@ -56,10 +56,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_folder() -> Iterator[None]:
-    """Ray's files in a folder that no other user's Ray has written to; sockets need a short path."""
+    """Ray's files in a folder that no other user's Ray has written to; sockets need a short path.
+
+    Ray's processes run behind all others, and so for minutes where other tests run beside them; not here.
+    """
     folder = TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
     with folder as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", name)
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 
