@@ -1,11 +1,11 @@
-"""Ledgers of a run: what stands in many parts, in one file, so that nobody has to open them all.
+"""Ledgers of a run: one file that sums up many parts, so that nobody has to open them all.
 
     ledger/ledger-000000.parquet    of some hundred parts: digests and a status per row; in its metadata (JSON)
                                     each part's rows, failures, first and last path, and the counts of `RunSummary`
 
-A ledger is a cache. It names its parts with size and stamp, and where one of them is gone or was written again, or
-another ledger has it, or the file is damaged, or it counts by other rules than today's, it does not count: its parts
-are read instead, and the next writer makes it anew. A run of few parts has none.
+A ledger is a cache. It names its parts with size and stamp. It is ignored if one of them is gone or was written
+again, if another ledger names one, if its own file is damaged, or if its counts follow rules that have changed since:
+its parts are read instead, and the next writer replaces it. A run of few parts has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One photo of a run, and how it stands in a Parquet row."""
+"""One photo of a run, and the Parquet row that holds it."""
 
 from __future__ import annotations
 

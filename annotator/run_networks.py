@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evaluation.tgq import Caption, Embed
 
 CAPTIONING = "zeroguide"
-"""The labeler that captions segments; it stands in for those that do not."""
+"""The labeler whose networks caption segments, for runs of labelers that have none."""
 
 
 def networks_of(

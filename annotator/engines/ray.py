@@ -254,7 +254,7 @@ def _ask(roster: Any, question: str, *arguments: Any) -> Any:
     try:
         return ray.get(getattr(roster, question).remote(*arguments))
     except ray.exceptions.RayError as error:
-        raise RunError(f"Ray lost the process that knows who labels what: {_in_one_line(error)}") from None
+        raise RunError(f"Ray lost the process that hands out the photos: {_in_one_line(error)}") from None
 
 
 def _in_one_line(error: BaseException) -> str:

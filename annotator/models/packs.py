@@ -179,7 +179,7 @@ def resolve_pack(
             for slot, sources in paper.role(role, labeler).files.items():
                 locate(slot, sources, given.get(slot))
     except MissingWeights as missing:
-        _log.warning("USING THE PACK `embedded`, WHOSE LABELS ARE WORSE, for want of the papers' weights: %s", missing)
+        _log.warning("USING THE PACK `embedded`, WHOSE LABELS ARE WORSE; the papers' weights are missing: %s", missing)
         return read_pack("embedded").choose(weights)
     return paper
 

@@ -70,7 +70,7 @@ def samples_of(fiftyone: Any, run: RunReader, dataset: Any) -> Samples:
 
 
 def _known_classes(dataset: Any) -> list[str]:
-    """Those that its masks have values for, in order; whatever else stands in their place is not believed."""
+    """Those that its masks have values for, in order; anything there that is not a class name is left out."""
     known = dataset.info.get("classes")
     names = known if isinstance(known, list) else []
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and normalise(name) == name))

@@ -53,7 +53,7 @@ class PhotoCrops:
     def __init__(
         self, images: str | Path | Sequence[str | Path], recipe: CropRecipe, photos: int | None = None
     ) -> None:
-        """photos: take so many of them, evenly spread over their order."""
+        """photos: take only this many, evenly spread over their order."""
         self._refs: list[ImageRef] = list(open_source(images))
         if photos is not None and photos < len(self._refs):
             self._refs = [self._refs[index * len(self._refs) // photos] for index in range(photos)]
