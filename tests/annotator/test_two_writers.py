@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,9 +28,9 @@ from annotator.storage import place
 pytestmark = [pytest.mark.slow, pytest.mark.stress]  # a server, and locks that have to grow old
 
 WRITER = """
-import os, signal, sys, time
-skew, part_size, sys.path[:0] = float(sys.argv[2]), int(sys.argv[3]), [sys.argv[4]]
-real_time = time.time
+import json, os, signal, sys, time
+sys.path[:0] = [sys.argv[1]]
+skew, real_time = 0.0, time.time
 time.time = lambda: real_time() + skew
 from annotator import conditional, locks
 from annotator.run import RunWriter
@@ -46,10 +46,12 @@ def stopping(path, content):
     return create(path, content)
 conditional.create = stopping
 for line in sys.stdin:
-    what = line.strip()
+    what, *given = json.loads(line)
     try:
-        if what == "open":
-            writer = RunWriter.open(place(sys.argv[1]), manifest())
+        if what == "take":
+            (url, part_size, skew), stop_before_writing = given, False
+        elif what == "open":
+            writer = RunWriter.open(place(url), manifest())
             left = iter([photo(name) for name in PHOTOS if name not in writer.finished])
         elif what == "close":
             for record in left:
@@ -67,23 +69,30 @@ for line in sys.stdin:
 
 
 class Process:
-    """A writer in a process of its own, which does what it is told a line at a time."""
+    """A writer in a process of its own, which does what it is told a line at a time.
 
-    def __init__(self, url: str, part_size: int, skew: float, stack: ExitStack) -> None:
-        command = python("-c", WRITER, url, str(skew), str(part_size), Path(__file__).parent)
+    is_free: it has closed its run, and may take another.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        command = python("-c", WRITER, Path(__file__).parent)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = stack.enter_context(started(command, env=environment(), **pipes))
+        self.is_free = True
 
-    def begin(self, what: str) -> None:
-        self.process.stdin.write(f"{what}\n")
+    def begin(self, what: str, *given: object) -> None:
+        self.is_free = False
+        self.process.stdin.write(f"{json.dumps([what, *given])}\n")
         self.process.stdin.flush()
 
     def answer(self) -> str:
         return str(self.process.stdout.readline().strip())
 
-    def do(self, what: str) -> str:
-        self.begin(what)
-        return self.answer()
+    def do(self, what: str, *given: object) -> str:
+        self.begin(what, *given)
+        answer = self.answer()
+        self.is_free = what == "close"
+        return answer
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -97,19 +106,46 @@ class Process:
         self.process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("skew", [(-300, 0), (0, -300), (3600, 0)], ids=lambda skew: f"clocks of {skew} s")
-def test_clocks_that_differ_let_nobody_in(s3: Any, bucket: str, skew: tuple[float, float]) -> None:
-    url = f"s3://{bucket}/run"
+@pytest.fixture(scope="module")
+def processes(s3: Any) -> Iterator[Callable[[], Process]]:
+    """Gives one that is free: a start takes seconds."""
+    there: list[Process] = []
     with ExitStack() as stack:
-        first, second = (Process(url, size, off, stack) for size, off in zip((3, 10), skew, strict=True))
-        assert first.do("open") == first.do("part") == "done"
-        lock, seen = place(url) / locks.NAME, set()
-        wait_until(lambda: seen.add(storage.describe(lock).stamp) or len(seen) > 10)  # longer than it is fresh
-        assert "is writing this run; wait for it" in second.do("open")
-        assert first.do("part") == "done"
-        first.process.kill()
-        wait_until(lambda: second.do("open") == "done", second.process)
-        assert second.do("close") == "done"
+
+        def free() -> Process:
+            if not any(each.is_free for each in there):
+                there.append(Process(stack))
+            return next(each for each in there if each.is_free)
+
+        yield free
+
+
+@pytest.fixture
+def writer(processes: Callable[[], Process], bucket: str) -> Callable[[int, float], Process]:
+    """Gives one for the run in the bucket, with parts of so many photos and a clock that differs by so much."""
+
+    def at_work(part_size: int, skew: float) -> Process:
+        process = processes()
+        assert process.do("take", f"s3://{bucket}/run", part_size, skew) == "done"
+        return process
+
+    return at_work
+
+
+@pytest.mark.parametrize("skew", [(-300, 0), (0, -300), (3600, 0)], ids=lambda skew: f"clocks of {skew} s")
+def test_clocks_that_differ_let_nobody_in(
+    bucket: str, writer: Callable[[int, float], Process], skew: tuple[float, float]
+) -> None:
+    url = f"s3://{bucket}/run"
+    first, second = map(writer, (3, 10), skew)
+    assert first.do("open") == first.do("part") == "done"
+    lock, seen = place(url) / locks.NAME, set()
+    wait_until(lambda: seen.add(storage.describe(lock).stamp) or len(seen) > 10)  # longer than it is fresh
+    assert "is writing this run; wait for it" in second.do("open")
+    assert first.do("part") == "done"
+    first.process.kill()
+    wait_until(lambda: second.do("open") == "done", second.process)
+    assert second.do("close") == "done"
     assert paths(place(url)) == PHOTOS
 
 
@@ -117,32 +153,31 @@ def test_clocks_that_differ_let_nobody_in(s3: Any, bucket: str, skew: tuple[floa
 @pytest.mark.parametrize("early", [0, 1], ids=["the new owner has written nothing", "or a part"])
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 10), (10, 3)], ids=str)
 def test_a_stopped_process_wakes_up_after_the_take_over(
-    s3: Any, bucket: str, sizes: tuple[int, int], early: int, where: str
+    bucket: str, writer: Callable[[int, float], Process], sizes: tuple[int, int], early: int, where: str
 ) -> None:
     """Their clocks are five minutes apart, too."""
     url = f"s3://{bucket}/run"
-    with ExitStack() as stack:
-        first, second = (Process(url, size, off, stack) for size, off in zip(sizes, (-300, 0), strict=True))
-        assert first.do("open") == first.do("part") == "done"
-        if where == "between parts":
-            first.stop()
-            first.begin("part")
-        else:
-            first.begin("part, stopping")
-            first.wait_for_stop()
-        wait_until(lambda: second.do("open") == "done", second.process)
-        for _ in range(early):
-            assert second.do("part") == "done"
-        first.go_on()
-        late = first.answer()
-        if early == 0 and where == "while it writes":  # it was the first, though late; the new owner takes that in
-            assert late == "done"
-            late = first.do("part")
-        assert late.startswith("RunError: ")
-        assert TAKEN_OVER in late
+    first, second = map(writer, sizes, (-300, 0))
+    assert first.do("open") == first.do("part") == "done"
+    if where == "between parts":
+        first.stop()
+        first.begin("part")
+    else:
+        first.begin("part, stopping")
+        first.wait_for_stop()
+    wait_until(lambda: second.do("open") == "done", second.process)
+    for _ in range(early):
         assert second.do("part") == "done"
-        assert TAKEN_OVER in first.do("close")
-        assert second.do("close") == "done"
+    first.go_on()
+    late = first.answer()
+    if early == 0 and where == "while it writes":  # it was the first, though late; the new owner takes that in
+        assert late == "done"
+        late = first.do("part")
+    assert late.startswith("RunError: ")
+    assert TAKEN_OVER in late
+    assert second.do("part") == "done"
+    assert TAKEN_OVER in first.do("close")
+    assert second.do("close") == "done"
     assert paths(place(url)) == PHOTOS
     assert storage.exists(place(url) / locks.NAME) is False
 
