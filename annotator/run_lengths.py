@@ -58,33 +58,29 @@ def totals(strings: NDArray[np.uint8], bounds: Ints) -> Totals:
     spoil(ends[sizes > LONGEST_NUMBER])
 
     numbers = np.searchsorted(ends, bounds[there])  # the first one of each string
-    counts = np.diff(numbers, append=len(ends))
     gaps = values[numbers]  # those that strings begin with; nothing is told as the difference to them
     values[numbers] = 0
-    pairs, begins = _in_pairs(values, numbers, counts)
-    lengths = np.cumsum(pairs, axis=0)
-    lengths -= np.repeat(lengths[begins], np.diff(begins, append=len(pairs)), axis=0)
-    lengths[np.append(begins[1:], len(pairs))[counts % 2 == 0] - 1, 1] = 0  # there is no last gap
+    lengths = _summed_up(values, numbers)
     if lengths.min() < 0 or lengths.max() > LONGEST_RUN:
-        wrong = np.flatnonzero(((lengths < 0) | (lengths > LONGEST_RUN)).any(axis=1))
-        whole[there[np.searchsorted(begins, wrong, side="right") - 1]] = False
+        spoil(ends[(lengths < 0) | (lengths > LONGEST_RUN)])
     whole[there] &= (gaps >= 0) & (gaps <= LONGEST_RUN)
-    runs_and_gaps = np.add.reduceat(lengths, begins)
-    area[there] = runs_and_gaps[:, 0]
-    pixels[there] = gaps + runs_and_gaps.sum(axis=1)
+    both = np.add.reduceat(lengths, numbers)
+    lengths[::2] *= -1
+    runs_less_gaps = np.add.reduceat(lengths, numbers) * (1 - 2 * (numbers % 2))
+    area[there] = (both + runs_less_gaps) // 2
+    pixels[there] = gaps + both
     return Totals(pixels, area, whole)
 
 
-def _in_pairs(values: Ints, numbers: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Rows (0, first gap), (run, gap), (run, gap), ... of each string, the last gap 0 where it has none, and in which
-    row each string begins."""
-    rows = counts // 2 + 1
-    begins = np.cumsum(rows) - rows
-    pairs = np.zeros((int(rows.sum()), 2), np.int64)
-    cells = np.arange(len(values))
-    cells += np.repeat(2 * begins + 1 - numbers, counts)
-    pairs.reshape(-1)[cells] = values
-    return pairs, begins
+def _summed_up(values: Ints, numbers: Ints) -> Ints:
+    """Each the sum of every second one up to it, from the first of its string on."""
+    lengths = np.empty_like(values)
+    for parity in (0, 1):
+        sums = np.cumsum(values[parity::2])
+        begins = (numbers + 1 - parity) // 2  # among these, of each string
+        before = np.append(0, sums)[begins]
+        lengths[parity::2] = sums - np.repeat(before, np.diff(begins, append=len(sums)))
+    return lengths
 
 
 def _numbers(bits: NDArray[np.uint8]) -> tuple[Ints, Ints, Ints]:
@@ -92,11 +88,11 @@ def _numbers(bits: NDArray[np.uint8]) -> tuple[Ints, Ints, Ints]:
     ends = np.flatnonzero(bits & MORE == 0)
     begins = np.append(0, ends[:-1] + 1)
     further = ends - begins
-    values = (bits[begins] & DIGIT).astype(np.int64)
+    last = ((bits & DIGIT ^ SIGN).view(np.int8) - np.int8(SIGN))[ends]
+    values = last.astype(np.int64)
     longer = np.flatnonzero(further)
-    for digit in range(1, LONGEST_NUMBER + 1):
-        values[longer] |= (bits[begins[longer] + digit] & DIGIT).astype(np.int64) << 5 * digit
-        longer = longer[further[longer] > digit]
-    negative = np.flatnonzero(bits[ends] & SIGN)
-    values[negative] -= np.int64(32) << 5 * np.minimum(further[negative], LONGEST_NUMBER)
+    values[longer] <<= 5 * np.minimum(further[longer], LONGEST_NUMBER)
+    for digit in range(LONGEST_NUMBER):
+        values[longer] += (bits[begins[longer] + digit] & DIGIT).astype(np.int64) << 5 * digit
+        longer = longer[further[longer] > digit + 1]
     return values, ends, further + 1

@@ -29,6 +29,7 @@ COPIES = 10
 RUN = """
 import json, os, sys, time
 from pathlib import Path
+import annotator
 from annotator import pipeline
 from annotator.config import RunConfig
 photos, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -37,31 +38,37 @@ job = pipeline.prepare(RunConfig(**options, workers=workers, batch_size=8, devic
 begun, before = time.perf_counter(), os.times()
 pipeline.run(job)
 seconds, after = time.perf_counter() - begun, os.times()
-print(json.dumps({"seconds": seconds, "cpu": sum(after[:4]) - sum(before[:4])}))
+cpu = sum(after[:4]) - sum(before[:4])
+print(json.dumps({"code": annotator.__file__, "seconds": seconds, "cpu": cpu}))
 """
 EXPORT = """
 import json, os, sys, time
 from pathlib import Path
+import annotator
 from annotator.run import open_run
 from exporters.base import export, find
 run, out = open_run(sys.argv[1]), Path(sys.argv[2])
 find("coco")
 begun, worked = time.perf_counter(), time.process_time()
 export("coco", run, out, {"segmentation": "rle"})
-print(json.dumps({"seconds": time.perf_counter() - begun, "cpu": time.process_time() - worked}))
+seconds, cpu = time.perf_counter() - begun, time.process_time() - worked
+print(json.dumps({"code": annotator.__file__, "seconds": seconds, "cpu": cpu}))
 """
 
 
 def timed(checkout: Path, script: str, *arguments: str | Path) -> dict[str, float]:
     paths = os.pathsep.join((str(checkout.resolve()), str(PLUGINS)))
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-P", "-c", script, *map(str, arguments)],  # -P: else the folder that this is called in wins
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    figures = json.loads(done.stdout.splitlines()[-1])
+    if not Path(figures.pop("code")).is_relative_to(checkout.resolve()):
+        raise SystemExit(f"{checkout}: other code was imported")
+    return figures
 
 
 def make_photos(folder: Path, count: int, copies: int) -> None:
