@@ -6,6 +6,7 @@ workers is to blame. Where workers die without a photo, decoding is broken, and 
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -33,6 +34,8 @@ from annotator.stages import staged
 SECONDS_PER_PHOTO = 120.0
 START_SECONDS = 120.0
 """A worker that has taken no photo by then is started again."""
+PIPE_BYTES = 1 << 20
+"""A photo fits: through the 64 KiB that pipes have by themselves it goes in a dozen pieces, and both wait for each."""
 STARTS = 5
 """After so many workers in a row that took no photo, none is started any more."""
 _START = (
@@ -145,6 +148,8 @@ class _Worker:
                 f"cannot start a process that decodes photos: {error.strerror or error}; end what else runs here, or "
                 "lower --workers"
             ) from None
+        with suppress(OSError, AttributeError):  # where there is none so large
+            fcntl.fcntl(_pipe(self._process.stdout), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._answers = _Answers(_pipe(self._process.stdout))
         self._reader = io.BufferedReader(self._answers)
 

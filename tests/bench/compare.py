@@ -1,12 +1,13 @@
 """Two checkouts of the tool against each other: what a run and a COCO export take, in turns on the same photos.
 
-python tests/bench/compare.py --before OTHER_CHECKOUT --after . --photos 600 --rounds 9
+python tests/bench/compare.py --before OTHER_CHECKOUT --after . --photos 1500 --rounds 5
 
 The labeler is `bands` of tests/plugins, which takes next to nothing, so that the pipeline is what is timed: decoding in
-worker processes, which are started within it, encoding, parts, ledgers. The export is of a run of ten times as many
-photos. Each figure is of a process of its own, without its imports; the first round warms up and does not count. Both
-checkouts must give the same COCO file. Nothing else should run meanwhile: a difference below the spread of the rounds
-says nothing.
+worker processes, which are started within it, encoding, parts, ledgers. The photos are blurred, so that its masks have
+outlines as long as those of objects: speckled ones make of any run one of run lengths. The export is of a run of twice
+as many photos. Each figure is of a process of its own, without its imports; the first round warms up and does not
+count. Both checkouts must give the same COCO file. Nothing else should run meanwhile: a difference below the spread of
+the rounds says nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image, ImageFilter
+
 PLUGINS = Path(__file__).parents[1] / "plugins"
 VOCAB = "dark, middle, bright"
-COPIES = 10
+COPIES = 2
+BLUR = 12
 
 RUN = """
 import json, os, sys, time
@@ -72,10 +76,13 @@ def timed(checkout: Path, script: str, *arguments: str | Path) -> dict[str, floa
 
 
 def make_photos(folder: Path, count: int, copies: int) -> None:
-    """The demo's photos in turn at 640 x 480, and links to them for the export's run."""
+    """The demo's photos in turn at 640 x 480, blurred, and links to them for the export's run."""
     from timing import write_samples
 
     files = write_samples(folder, (640, 480), min(count, 60))
+    for file in files:
+        with Image.open(file) as image:
+            image.filter(ImageFilter.GaussianBlur(BLUR)).save(file, quality=92)
     for name, number in (("run", count), ("export", count * copies)):
         (folder / name).mkdir()
         for place in range(number):
@@ -130,8 +137,8 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--before", type=Path, required=True, help="A checkout of the tool.")
     options.add_argument("--after", type=Path, default=Path(), help="Another one.")
-    options.add_argument("--photos", type=int, default=600)
-    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--photos", type=int, default=1500)
+    options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--workers", type=int, default=1, help="Decoding processes; 0 decodes in the run's own.")
     options.add_argument("--target", type=float, default=3.0, help="Per cent that `after` may take more.")
     sys.exit(main(options.parse_args()))
