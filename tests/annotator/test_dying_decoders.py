@@ -163,7 +163,7 @@ def test_a_worker_that_dies_while_it_starts_blames_nobody(
 def test_a_worker_that_dies_in_the_middle_of_its_answer_is_asked_again(
     photos: Path, pool: DecodePool, processes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_photos(photos, ["large.png"], (600, 900))
+    write_photos(photos, ["large.png"], (1500, 2000))  # far more than a pipe holds
     receive = decode_worker.receive
 
     def receive_half(answers: Any) -> Photo:
@@ -198,7 +198,7 @@ def test_a_photo_that_stalls_its_decoder_is_cut_off(
 def test_a_decoder_that_stalls_in_the_middle_of_its_answer_is_cut_off(
     photos: Path, pool: DecodePool, processes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_photos(photos, ["large.png"], (600, 900))
+    write_photos(photos, ["large.png"], (1500, 2000))  # far more than a pipe holds
     receive = decode_worker.receive
 
     def receive_half(answers: Any) -> Photo:
