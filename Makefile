@@ -5,9 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# One worker more than cores, as many tests wait for others; they take the files in the order of tests/conftest.py.
-WORKERS := $(shell cores=$$(nproc); echo $$(( cores < 4 ? cores + 1 : 4 )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A worker per core: a third one on two cores costs more of the processor than it waits. tests/conftest.py orders files.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 MONGOD := .venv/lib/python3*/site-packages/fiftyone/db/bin/mongod
 
 .PHONY: demo test test-fast test-stress lint clean setup
