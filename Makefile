@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# A worker per core: a third one on two cores costs more of the processor than it waits. tests/conftest.py orders files.
+# One worker per core: with three on two cores the suite took longer. tests/conftest.py orders the files.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 MONGOD := .venv/lib/python3*/site-packages/fiftyone/db/bin/mongod
 

@@ -15,9 +15,9 @@ YAML says more, per class, all of it optional:
     puppy: {merge_into: dog}         # competes under its own name, counts as dog
 
 In both, a class named `background` is the background unless another class says `background: true`. A name is read
-letter for letter, so that YAML's `1.10`, `no` and `2020-01-01` need no quotes as names, prompts or
-merge targets. Only `merge_into: null`, or nothing after the colon, means no target. Names that differ in case alone
-are one name. Only LF, CR and CR LF end a line, and names hold no character that cannot be seen.
+letter for letter, so that YAML's `1.10`, `no` and `2020-01-01` need no quotes as names, prompts or merge targets. Only
+`merge_into: null`, or nothing after the colon, means no target. Names that differ in case alone are one name. Only LF,
+CR and CR LF end a line, and names hold no character that cannot be seen.
 """
 
 from __future__ import annotations

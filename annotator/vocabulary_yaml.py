@@ -1,4 +1,4 @@
-"""Class lists in YAML, read so that a name is what stands in the file, letter for letter.
+"""Class lists in YAML, whose names are read letter for letter.
 
 YAML takes an unquoted `1.10` for a number, `no` for false and `2020-01-01` for a day. In the places of names, prompts
 and merge targets the scalar's own text is used instead; everything else is as YAML reads it.

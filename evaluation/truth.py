@@ -43,7 +43,7 @@ NAMES_SHOWN = 8
 MODES = ("1", "L", "P", "I;16")
 """Pillow's names of what a mask's PNG may hold."""
 STRANGER = IGNORE - 1
-"""Stands in a table for values that name no class."""
+"""Marks values in a lookup table that belong to no class."""
 
 Read = Callable[[str, Size], TruthMask]
 

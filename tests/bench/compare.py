@@ -4,10 +4,10 @@ python tests/bench/compare.py --before OTHER_CHECKOUT --after . --photos 1500 --
 
 The labeler is `bands` of tests/plugins, which takes next to nothing, so that the pipeline is what is timed: decoding in
 worker processes, which are started within it, encoding, parts, ledgers. The photos are blurred, so that its masks have
-outlines as long as those of objects: speckled ones make of any run one of run lengths. The export is of a run of twice
-as many photos. Each figure is of a process of its own, without its imports; the first round warms up and does not
-count. Both checkouts must give the same COCO file. Nothing else should run meanwhile: a difference below the spread of
-the rounds says nothing.
+outlines about as long as those of objects; from sharp photos they are speckled, and run lengths outweigh all else. The
+export is of a run of twice as many photos. Each figure is of a process of its own, without its imports; the first round
+warms up and does not count. Both checkouts must give the same COCO file. Nothing else should run meanwhile: a
+difference below the spread of the rounds says nothing.
 """
 
 from __future__ import annotations
